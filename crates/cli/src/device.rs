@@ -6,7 +6,7 @@ use anyhow::Context;
 use candle_core::Device;
 use clap::{Args, ValueEnum};
 use gptkit_model::load::ModelFolder;
-use gptkit_model::{Dtype, Gpt, HeadDescription, ModelConfig, Params};
+use gptkit_model::{Dtype, Gpt, HeadDescription, ModelConfig, Packing, Params};
 use gptkit_ops::cpu::Cpu;
 use gptkit_ops::{Precision, Quantized};
 use gptkit_preferences::answering::ModelNumbers;
@@ -84,15 +84,11 @@ impl ComputeArgs {
     ) -> anyhow::Result<(ModelFolder, Gpt)> {
         let device = self.device.open()?;
         Dtype::from(self.dtype).apply(&device).map_err(|e| Usage::new(format!("--dtype: {e}")))?;
-        let files = ModelFolder::load(folder, &device).map_err(unusable)?;
-        let model = make(&files.config, &files.params, Dtype::from(self.dtype).precision());
-        let model = model.with_context(|| folder.display().to_string()).map_err(unusable)?;
-        if let Some(to) = self.quantize {
-            model
-                .quantize(to.into())
-                .with_context(|| format!("--quantize: {} cannot be quantized", folder.display()))?;
-        }
-        Ok((files, model))
+        let precision = Dtype::from(self.dtype).precision();
+        let packing = Packing { precision, quantized: self.quantize.map(Into::into) };
+        let files = ModelFolder::load_packed(folder, &device, packing).map_err(unusable)?;
+        let model = make(&files.config, &files.params, precision);
+        Ok((files, model.with_context(|| folder.display().to_string()).map_err(unusable)?))
     }
 }
 

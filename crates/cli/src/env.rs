@@ -105,14 +105,13 @@ pub(crate) fn user() -> Option<String> {
     ["USER", "USERNAME"].into_iter().find_map(|name| std::env::var(name).ok())
 }
 
-/// Keeps candle's own threads from the cores that the products of a training step run on: by default they wait for work by
-/// spinning. There are none of them unless weights are `quantized`, whose products they make; then they sleep while they have
-/// no work. Values that the user has set stay.
-pub(crate) fn keep_cores(quantized: bool) {
-    let (name, value) = if quantized { ("CANDLE_BARRIER_POOL_SPIN_LIMIT", "1") } else { ("CANDLE_NUM_THREADS", "1") };
-    if std::env::var_os(name).is_none() {
+/// Keeps candle's own threads from the cores that products run on: by default they wait for work by spinning. A value that the
+/// user has set stays.
+pub(crate) fn keep_cores() {
+    const NAME: &str = "CANDLE_NUM_THREADS";
+    if std::env::var_os(NAME).is_none() {
         // SAFETY: the program has no second thread yet that could read the environment.
-        unsafe { std::env::set_var(name, value) }
+        unsafe { std::env::set_var(NAME, "1") }
     }
 }
 

@@ -246,7 +246,7 @@ fn main() -> ExitCode {
     if arguments.get(1).is_none_or(|command| command != "serve") {
         keep_memory();
     }
-    env::keep_cores(arguments.iter().any(|argument| argument.to_string_lossy().starts_with("--quantize")));
+    env::keep_cores();
     let cli = match parse(&arguments) {
         Ok(cli) => cli,
         Err(code) => return code,

@@ -4,6 +4,7 @@ use crate::block::{block, norm};
 use crate::config::ModelConfig;
 use crate::input::Input;
 use crate::layout::{OUTPUT, block_name, embedding_names};
+use crate::packing::Packing;
 use crate::params::Params;
 use crate::pass::Pass;
 use candle_core::{Device, Result, Tensor, bail};
@@ -83,19 +84,16 @@ impl Gpt {
         })
     }
 
-    /// Has products read weights of few bits, for sampling on the CPU.
+    /// Keeps weights of few bits alone, for a model that is only read from now on.
     ///
     /// # Errors
     /// When a width does not divide into blocks, or the model is on another device or an LSTM.
     pub fn quantize(&self, to: Quantized) -> Result<()> {
-        self.config.must_attend()?;
-        if !self.device().is_cpu() {
-            bail!("quantized weights work only on the CPU: use --device cpu");
-        }
+        Packing { precision: self.precision, quantized: Some(to) }.applies(&self.config, self.device())?;
         for linear in self.blocks().iter().flat_map(|block| block.linears()) {
-            linear.weight.quantize(to, false, self.precision)?;
+            linear.weight.keep_panels_only(self.precision, Some(to), false)?;
         }
-        self.output.quantize(to, true, self.precision)
+        self.output.keep_panels_only(self.precision, Some(to), true)
     }
 
     /// Frees the packed weights of the blocks' products, after a forward pass that is the last before the weights change. The
@@ -112,7 +110,7 @@ impl Gpt {
     /// When a weight is missing because of an earlier call for another model of the same weights.
     pub fn keep_packed_only(&self) -> Result<()> {
         let linears = self.blocks().iter().flat_map(|block| block.linears());
-        linears.map(|linear| &linear.weight).try_for_each(|weight| weight.keep_panels_only(self.precision))
+        linears.map(|linear| &linear.weight).try_for_each(|weight| weight.keep_panels_only(self.precision, None, false))
     }
 
     /// A transformer's blocks; none of an LSTM.

@@ -51,6 +51,11 @@ pub fn layout(config: &ModelConfig) -> Vec<WeightSlot> {
     slots
 }
 
+/// Whether `name` is a matrix of a block, which `transformers` stores as `[in, out]`.
+pub(crate) fn is_linear(name: &str) -> bool {
+    ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"].iter().any(|end| name.ends_with(&format!("{end}.weight")))
+}
+
 /// Name of the output layer's weights, `[V, D]`, where they are not the token embeddings.
 pub(crate) const OUTPUT: &str = "lm_head.weight";
 

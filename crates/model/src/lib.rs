@@ -20,6 +20,7 @@
 //! - [`generate`] prompt → continuations, in a batch that finished rows leave
 //! - [`mod@generate_batch`] many prompts → continuations, in a batch whose places never stay empty
 //! - [`likelihood`] how likely continuations are
+//! - [`packing`]  how a model that is only read keeps its weights
 //! - [`load`]     folder → model, with adapters merged
 //! - [`folder`]   the files of a Hugging Face folder
 //! - [`hf_config`] its `config.json`, both ways
@@ -45,6 +46,7 @@ pub mod layout;
 pub mod likelihood;
 pub mod load;
 pub mod lora;
+pub mod packing;
 pub mod params;
 pub mod pass;
 mod peft;
@@ -63,6 +65,7 @@ pub use heads::{ClassHead, HeadDescription};
 pub use input::Input;
 pub use layout::n_matrices;
 pub use lora::{Adapters, LoraConfig};
+pub use packing::Packing;
 pub use params::Params;
 pub use pass::Pass;
 pub use weights::{WeightUpdate, Weights};

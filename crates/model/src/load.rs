@@ -4,6 +4,7 @@ use crate::adapter_folder::AdapterFolder;
 use crate::config::ModelConfig;
 use crate::folder::{WEIGHTS, check, read_json};
 use crate::hf_config::parse_config;
+use crate::packing::Packing;
 use crate::params::Params;
 use crate::stored::{self, StoredWeights};
 use crate::tensor_files::{TensorFiles, must_be_real};
@@ -34,7 +35,19 @@ impl ModelFolder {
     /// # Errors
     /// When a file is missing or damaged, or describes a model that is neither GPT-2's nor GPT-1's kind.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let (config, params) = load_model(folder, device)?;
+        Self::load_as(folder, device, None)
+    }
+
+    /// The same for a model that is only read: its weights are kept as products read them, where `packing` applies to it.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::load`], or when a weight cannot be packed.
+    pub fn load_packed(folder: &Path, device: &Device, packing: Packing) -> Result<Self> {
+        Self::load_as(folder, device, Some(packing))
+    }
+
+    fn load_as(folder: &Path, device: &Device, packing: Option<Packing>) -> Result<Self> {
+        let (config, params) = load_model_as(folder, device, packing)?;
         let mut tokenizer = Tokenizer::load(folder)?;
         tokenizer.limit_to(config.vocab_size).with_context(|| folder.display().to_string())?;
         let end_of_text = end_tokens(folder, &tokenizer)?;
@@ -47,14 +60,25 @@ impl ModelFolder {
 /// # Errors
 /// As [`ModelFolder::load`].
 pub fn load_model(folder: &Path, device: &Device) -> Result<(ModelConfig, Params)> {
+    load_model_as(folder, device, None)
+}
+
+fn load_model_as(folder: &Path, device: &Device, packing: Option<Packing>) -> Result<(ModelConfig, Params)> {
     check(folder)?;
-    if is_adapter(folder) {
-        let adapters = open_adapters(folder)?;
-        let config = adapters.config.clone();
-        return Ok((config, load_adapters(adapters, device)?.merged()?));
-    }
     let config = load_config(folder)?;
-    let params = read_weights(folder, &config, device)?;
+    let applies = |packing: &Packing| packing.applies(&config, device);
+    let packing = match packing.as_ref().map(applies).transpose()? {
+        Some(true) => packing,
+        _ => None,
+    };
+    if is_adapter(folder) {
+        let params = load_adapters(open_adapters(folder)?, device)?.merged()?;
+        if let Some(packing) = packing {
+            params.iter().try_for_each(|(name, parameter)| packing.pack(&config, name, parameter))?;
+        }
+        return Ok((config, params));
+    }
+    let params = read_weights(folder, &config, device, packing)?;
     Ok((config, params))
 }
 
@@ -183,10 +207,10 @@ fn end_of_text(folder: &Path) -> Result<Option<Vec<u32>>> {
 }
 
 /// The weights in `folder`, whose configuration is `config`.
-fn read_weights(folder: &Path, config: &ModelConfig, device: &Device) -> Result<Params> {
+fn read_weights(folder: &Path, config: &ModelConfig, device: &Device, packing: Option<Packing>) -> Result<Params> {
     // nanoGPT's key: the model was trained without biases.
     let biases_may_lack = read_json(&folder.join("config.json"))?["bias"] == json!(false);
-    StoredWeights::open(folder)?.read(config, biases_may_lack, device)
+    StoredWeights::open(folder)?.read(config, biases_may_lack, device, packing)
 }
 
 /// The entry `name` of the weights in `folder`, which no language model reads; nothing where it is absent.

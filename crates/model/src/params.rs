@@ -34,7 +34,19 @@ impl Params {
     ///
     /// # Errors
     /// When `find` has none of that name, or its shape is another.
-    pub fn gather(config: &ModelConfig, mut find: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
+    pub fn gather(config: &ModelConfig, find: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
+        Self::gather_with(config, find, |_, _| Ok(()))
+    }
+
+    /// The same, with `settle` run on each parameter before the next one is looked up.
+    ///
+    /// # Errors
+    /// As [`Params::gather`], and those of `settle`.
+    pub(crate) fn gather_with(
+        config: &ModelConfig,
+        mut find: impl FnMut(&str) -> Result<Tensor>,
+        settle: impl Fn(&str, &Parameter) -> Result<()>,
+    ) -> Result<Self> {
         let check = |slot: WeightSlot| {
             let tensor = find(&slot.name)?;
             if tensor.dims() != slot.shape {
@@ -42,7 +54,7 @@ impl Params {
             }
             Ok((slot.name, tensor))
         };
-        Self::of(layout(config).into_iter().map(check))
+        Self::of_settled(layout(config).into_iter().map(check), settle)
     }
 
     /// Parameters with these names and values.
@@ -50,9 +62,19 @@ impl Params {
     /// # Errors
     /// The first one of `tensors`.
     pub(crate) fn of(tensors: impl Iterator<Item = Result<(String, Tensor)>>) -> Result<Self> {
+        Self::of_settled(tensors, |_, _| Ok(()))
+    }
+
+    fn of_settled(
+        tensors: impl Iterator<Item = Result<(String, Tensor)>>,
+        settle: impl Fn(&str, &Parameter) -> Result<()>,
+    ) -> Result<Self> {
         let parameter = |entry: Result<(String, Tensor)>| {
             let (name, tensor) = entry?;
-            Ok((name, Arc::new(Parameter::new(&tensor.to_dtype(DType::F32)?)?)))
+            let parameter = Parameter::new(&tensor.to_dtype(DType::F32)?)?;
+            drop(tensor);
+            settle(&name, &parameter)?;
+            Ok((name, Arc::new(parameter)))
         };
         let entries = tensors.map(parameter).collect::<Result<Vec<_>>>()?;
         let by_name = entries.iter().enumerate().map(|(i, (name, _))| (name.clone(), i)).collect();

@@ -2,11 +2,13 @@
 
 use crate::config::ModelConfig;
 use crate::folder::{WEIGHTS, read_json};
-use crate::layout::{OUTPUT, WeightSlot, embedding_names, layout};
+use crate::layout::{OUTPUT, WeightSlot, embedding_names, is_linear, layout};
+use crate::packing::Packing;
 use crate::params::Params;
 use crate::tensor_files::{TensorFiles, must_be_finite, must_be_real};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
+use gptkit_ops::Parameter;
 use safetensors::tensor::TensorInfo;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,11 +77,18 @@ impl StoredWeights {
         self.files.load(self.names.get(name).map_or(name, String::as_str), device)
     }
 
-    /// Reads all weights of a model of shape `config`. With `biases_may_lack`, biases that are not there are zeros.
+    /// Reads all weights of a model of shape `config`. With `biases_may_lack`, biases that are not there are zeros. With
+    /// `packing`, each weight is packed as soon as it is read, so that no two whole copies are in memory.
     ///
     /// # Errors
-    /// When weights are missing, left over, or no real numbers.
-    pub(crate) fn read(mut self, config: &ModelConfig, biases_may_lack: bool, device: &Device) -> Result<Params> {
+    /// When weights are missing, left over, or no real numbers, or cannot be packed.
+    pub(crate) fn read(
+        mut self,
+        config: &ModelConfig,
+        biases_may_lack: bool,
+        device: &Device,
+        packing: Option<Packing>,
+    ) -> Result<Params> {
         let wanted = layout(config);
         self.take_output_for_tokens(config);
         self.must_be_complete(config.n_layer, &wanted, biases_may_lack)?;
@@ -94,11 +103,11 @@ impl StoredWeights {
             if turned && is_linear(name) { tensor.t()?.contiguous() } else { Ok(tensor) }
         };
         let within = || format!("in {}", self.folder.display());
-        let params = Params::gather(config, load).with_context(within)?;
-        for (name, parameter) in params.iter() {
-            must_be_finite(name, parameter.var().as_tensor()).with_context(within)?;
-        }
-        Ok(params)
+        let settle = |name: &str, parameter: &Parameter| {
+            must_be_finite(name, parameter.var().as_tensor())?;
+            packing.map_or(Ok(()), |packing| packing.pack(config, name, parameter))
+        };
+        Params::gather_with(config, load, settle).with_context(within)
     }
 
     /// Tied weights may be stored under the output layer's name alone.
@@ -199,11 +208,6 @@ impl StoredWeights {
         }
         Ok(turned.is_some())
     }
-}
-
-/// Whether `name` is a matrix of a block, which `transformers` stores as `[in, out]`.
-fn is_linear(name: &str) -> bool {
-    ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"].iter().any(|end| name.ends_with(&format!("{end}.weight")))
 }
 
 /// Entries that no language model reads: tied output weights, old versions' attention masks, and the head of

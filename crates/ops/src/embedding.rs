@@ -90,10 +90,7 @@ impl CustomOp2 for Gather {
         }
         let mut out = vec![0.0; b * t * d];
         let row = |n: u32| n as usize * d..(n as usize + 1) * d;
-        self.tables.tokens.read(|tokens| {
-            let rows = out.par_chunks_mut(d.max(1)).zip(ids);
-            rows.for_each(|(out, &id)| out.copy_from_slice(&tokens[row(id)]));
-        })?;
+        self.tables.tokens.write_rows(ids, &mut out)?;
         if let Some(table) = &self.tables.positions {
             let (c, _) = table.var().dims2()?;
             if let Some(position) = self.positions.iter().find(|&&position| position as usize >= c) {

@@ -11,7 +11,8 @@
 //! - [`scratch`]          memory that a thread works in again and again
 //! - [`path`]             which numbers products read, and which kernel multiplies them
 //! - [`panels`]           matrices in the order in which kernels read them
-//! - [`product`]          matrix products over all cores
+//! - [`product`]          matrix products over all cores; [`blocks`] how they are cut
+//! - [`quantized`]        weights of 8 or 4 bits, and products with them
 //! - [`thin`]             products with a matrix of few rows
 //! - [`parameter`]        weights, their gradient, and the forms in which products read them
 //! - [`embedding`]        rows of a table for tokens and positions
@@ -47,6 +48,7 @@ pub mod bench;
 #[cfg(any(test, feature = "testing"))]
 pub mod bench_versions;
 mod block;
+mod blocks;
 mod cache;
 #[cfg(any(test, feature = "testing"))]
 pub mod check;
@@ -70,6 +72,7 @@ mod past;
 mod past_head;
 mod path;
 mod product;
+mod quantized;
 mod scratch;
 mod self_attention;
 mod sequence_head;
@@ -98,9 +101,9 @@ pub use linear::Linear;
 pub use lstm::{LstmLayer, LstmStack};
 pub use muon::{Muon, muon};
 pub use norm::{gradient_squares, sum_of_squares};
-pub use panels::Quantized;
 pub use parameter::{LowRank, Parameter, Trained, TrainedRows};
 pub use path::Precision;
+pub use quantized::Quantized;
 pub use sequences::Sequences;
 pub use token_log_probs::token_log_probs;
 pub use trunk::{SaveForBackward, Trunk};

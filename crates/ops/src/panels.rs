@@ -5,10 +5,10 @@ use crate::cpu::kernel::Kernel;
 use crate::cpu::vectorized;
 use crate::matrix::Matrix;
 use crate::path::{Path, Precision, with_kernel};
+use crate::quantized::{Quantized, QuantizedPanels};
 use crate::scratch::ScratchBuffer;
 use aligned_vec::AVec;
-use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -25,31 +25,7 @@ pub(crate) struct Panels {
 pub(crate) enum PanelNumbers {
     F32(AVec<f32>),
     Bf16(AVec<bf16>),
-    /// candle's blocks of few bits.
-    Quantized(QMatMul),
-}
-
-/// Weights of few bits, in candle's (llama.cpp's) blocks; for sampling.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quantized {
-    /// 8 bits, 32 numbers to a scale.
-    Q8_0,
-    /// 4 bits, 256 numbers to a block.
-    Q4K,
-}
-
-impl Quantized {
-    fn dtype(self) -> GgmlDType {
-        match self {
-            Self::Q8_0 => GgmlDType::Q8_0,
-            Self::Q4K => GgmlDType::Q4K,
-        }
-    }
-
-    /// Numbers in a block: rows of what products read divide into them.
-    pub fn block(self) -> usize {
-        self.dtype().block_size()
-    }
+    Quantized(QuantizedPanels),
 }
 
 impl Panels {
@@ -68,13 +44,31 @@ impl Panels {
         Self { path, numbers, depth, columns }
     }
 
-    /// `matrix`: the transpose of a right matrix, `[columns, depth]`.
-    pub(crate) fn quantize(matrix: &Tensor, to: Quantized) -> Result<Self> {
-        let (columns, depth) = matrix.dims2()?;
-        let blocks = QTensor::quantize(&matrix.contiguous()?, to.dtype())?;
-        let numbers = PanelNumbers::Quantized(QMatMul::from_qtensor(blocks)?);
+    /// `matrix`: `[depth, columns]`.
+    ///
+    /// # Errors
+    /// When the depth is no multiple of the type's blocks.
+    pub(crate) fn quantize(matrix: Matrix<f32>, to: Quantized) -> Result<Self> {
+        let (depth, columns) = (matrix.rows, matrix.columns);
+        let numbers = PanelNumbers::Quantized(QuantizedPanels::quantize(matrix, to)?);
         Ok(Self { path: Path::Portable, numbers, depth, columns })
     }
+}
+
+impl Panels {
+    /// Writes a column to `out`, `[depth]`.
+    pub(crate) fn write_column(&self, column: usize, out: &mut [f32]) {
+        with_kernel!(self.path, K => match &self.numbers {
+            PanelNumbers::Quantized(panels) => panels.write_column(column, out),
+            PanelNumbers::F32(numbers) => write_column_of::<K, f32>(numbers, column, out),
+            PanelNumbers::Bf16(numbers) => write_column_of::<K, bf16>(numbers, column, out),
+        });
+    }
+}
+
+fn write_column_of<K: Kernel, S: Element>(numbers: &[S], column: usize, out: &mut [f32]) {
+    let panel = &numbers[column / K::COLUMNS * out.len().next_multiple_of(K::DEPTH) * K::COLUMNS..];
+    out.iter_mut().enumerate().for_each(|(k, out)| *out = panel[K::right_index(k, column % K::COLUMNS)].get());
 }
 
 /// Right panels of all of `matrix`, for the kernel `K`.

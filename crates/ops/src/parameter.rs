@@ -3,9 +3,10 @@
 use crate::cpu::element::Element;
 use crate::device::products::{add_product, add_rows, product};
 use crate::matrix::Matrix;
-use crate::panels::{Panels, Quantized};
+use crate::panels::Panels;
 use crate::path::Precision;
 use crate::product::accumulate;
+use crate::quantized::Quantized;
 use crate::scratch::ScratchBuffer;
 use crate::slices::{free, rows_at_a_time, take, with_f32s, with_f32s_mut, zeros};
 use crate::thin::{add_scaled, multiply_thin, transposed};
@@ -15,7 +16,7 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 /// A variable that training changes in place. Its gradient is added up here, over the parts of a batch: on the CPU
 /// operations add to it where they are, elsewhere [`Parameter::collect`] takes it from candle.
@@ -31,6 +32,8 @@ pub struct Parameter {
     panels: [Mutex<CachedPanels>; 2],
     /// As products on another device read it, until the weights change.
     cast: Mutex<Option<CachedCast>>,
+    /// The panels of a table whose weights were freed.
+    rows: OnceLock<Arc<Panels>>,
     trained: RwLock<Trained>,
 }
 
@@ -86,6 +89,7 @@ impl Parameter {
             n_changes: AtomicU64::new(0),
             panels: Default::default(),
             cast: Mutex::default(),
+            rows: OnceLock::new(),
             trained: RwLock::default(),
         })
     }
@@ -252,18 +256,50 @@ impl Parameter {
         }
     }
 
-    /// On the CPU, packs the weights, `[in, out]`, for products of `precision` from the right and frees them: for a model that is
-    /// only read from now on. Anything else that reads or changes them is an error.
+    /// On the CPU, packs the weights, `[in, out]` or as a `table` `[out, in]`, for products of `precision` from the right, in a
+    /// type of few bits if there is one, and frees them: for a model that is only read from now on. Anything else that reads or
+    /// changes them is an error, but for rows of a table.
     ///
     /// # Errors
-    /// When they were freed before.
-    pub fn keep_panels_only(&self, precision: Precision) -> Result<()> {
+    /// When they were freed before, or the number of inputs does not divide into blocks of the type.
+    pub fn keep_panels_only(&self, precision: Precision, quantized: Option<Quantized>, table: bool) -> Result<()> {
         if !self.weights.device().is_cpu() {
             return Ok(());
         }
-        self.panels(precision, false)?;
+        let panels = match quantized {
+            Some(to) => {
+                let weights = self.merged(false)?;
+                let (rows, columns) = weights.dims2()?;
+                let quantize = |weights: &[f32]| {
+                    let matrix = Matrix::new(weights, rows, columns, columns);
+                    Panels::quantize(if table { matrix.t() } else { matrix }, to)
+                };
+                let panels = Arc::new(with_f32s(&weights, quantize)??);
+                let cached = CachedPanel { precision, version: self.version(), panels: Arc::clone(&panels) };
+                *locked(&self.panels[usize::from(table)]) = Some(cached);
+                panels
+            }
+            None => self.panels(precision, table)?,
+        };
+        if table {
+            self.rows.get_or_init(|| panels);
+        }
         self.freeze();
         free(self.weights.as_tensor())
+    }
+
+    /// Writes rows `ids` of a table, `[V, D]`, on the CPU, to `out`, `[ids, D]`.
+    ///
+    /// # Errors
+    /// When the weights were freed and are not packed as a table.
+    pub(crate) fn write_rows(&self, ids: &[u32], out: &mut [f32]) -> Result<()> {
+        let (_, d) = self.weights.dims2()?;
+        let rows = out.par_chunks_mut(d.max(1)).zip(ids);
+        if let Some(panels) = self.rows.get() {
+            rows.for_each(|(out, &id)| panels.write_column(id as usize, out));
+            return Ok(());
+        }
+        self.read(|table| rows.for_each(|(out, &id)| out.copy_from_slice(&table[id as usize * d..][..d])))
     }
 
     /// Changes when what products read changes without [`Parameter::change`].
@@ -272,23 +308,6 @@ impl Parameter {
             Trained::LowRank(adapters) => adapters.version(),
             _ => [0; 3],
         }
-    }
-
-    /// Has products read the weights, `[in, out]` or as a `table` `[out, in]`, in blocks of few bits until the weights
-    /// change.
-    ///
-    /// # Errors
-    /// When the number of inputs does not divide into blocks.
-    pub fn quantize(&self, to: Quantized, table: bool, precision: Precision) -> Result<()> {
-        let weights = self.merged(false)?;
-        let (rows, columns) = weights.dims2()?;
-        let inputs = if table { columns } else { rows };
-        if !inputs.is_multiple_of(to.block()) {
-            bail!("a width of {inputs} cannot be divided into blocks of {} numbers", to.block());
-        }
-        let panels = Arc::new(Panels::quantize(&if table { weights } else { weights.t()? }, to)?);
-        *locked(&self.panels[usize::from(table)]) = Some(CachedPanel { precision, version: self.version(), panels });
-        Ok(())
     }
 
     /// Has `f` write the gradient, or add to it where its second argument says so; not where nothing is trained. For weights
@@ -653,7 +672,7 @@ mod tests {
                 linear.write(precision, &x, &mut y).map(|()| y)
             };
             let before = product().unwrap();
-            linear.weight.keep_panels_only(precision).unwrap();
+            linear.weight.keep_panels_only(precision, None, false).unwrap();
             assert_eq!(product().unwrap(), before, "{precision:?}");
             assert_eq!(linear.weight.var().dims(), [40, 70]);
             let error = linear.weight.read(|weights| weights.len()).unwrap_err().to_string();

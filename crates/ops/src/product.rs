@@ -4,17 +4,17 @@
 //! [`accumulate`] on its way, as activations are, whose product is a gradient. How results are rounded depends on the
 //! matrices' sizes alone, never on the number of threads.
 
+use crate::blocks::{JOBS, PACKING, PACKING_JOBS, READING, blocks};
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
 use crate::cpu::{Cpu, prefetch, vectorized};
 use crate::matrix::Matrix;
 use crate::panels::{PanelNumbers, Panels, pack_all, pack_left_rows, pack_right_panel};
 use crate::path::{Path, Precision, with_kernel};
+use crate::quantized::multiply_quantized;
 use crate::scratch::ScratchBuffer;
 use crate::shared::{SharedSlice, SplitMut};
 use crate::slices::take;
-use candle_core::quantized::QMatMul;
-use candle_core::{Device, Module, Tensor};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -42,42 +42,8 @@ const LEFT_BYTES: usize = 768 * 1024;
 const GROUP: usize = 8;
 /// Numbers between rows of sums: at distances of a power of two, rows would displace each other from the first-level cache.
 const APART: usize = 16;
-/// Jobs a thread gets at least, where there are as many: so that threads end together. One where a job packs both
-/// matrices, which is done again in each job beside or below it.
-const JOBS: usize = 4;
-const PACKING_JOBS: usize = 1;
-/// What packing a column costs beside packing a row.
-const PACKING: f64 = 0.5;
-/// What reading a packed column costs.
-const READING: f64 = 0.1;
 /// Blocks, one below the other, from which on the right matrix is packed beforehand for all of them.
 const MANY: usize = 4;
-
-/// Blocks of a result of `rows` × `columns`, worked on one by one: ranges of rows and of columns. A block's height is a
-/// multiple of `unit.0` and at most `most.0` of these, its width likewise; packing a column costs `right` times as much
-/// as packing a row. There are `jobs` a thread, if the result is large enough.
-fn blocks(
-    (rows, columns): (usize, usize),
-    unit: (usize, usize),
-    most: (usize, usize),
-    right: f64,
-    jobs: usize,
-) -> Vec<(Range<usize>, Range<usize>)> {
-    let wanted = jobs * rayon::current_num_threads();
-    let (tall, wide) = (rows.div_ceil(unit.0), columns.div_ceil(unit.1));
-    // Rows are packed once for each block beside another, columns once for each block below another.
-    let cost = |&(down, across): &(usize, usize)| (rows * across) as f64 + right * (columns * down) as f64;
-    let choices = (tall.div_ceil(most.0).max(1)..=tall.min(wanted).max(tall.div_ceil(most.0)).max(1))
-        .map(|down| (down, wanted.div_ceil(down).max(wide.div_ceil(most.1)).clamp(1, wide.max(1))));
-    let (down, across) = choices.min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or((1, 1));
-    let cut = |size: usize, units: usize, parts: usize, unit: usize| {
-        let step = units.div_ceil(parts).max(1) * unit;
-        (0..size).step_by(step).map(move |first| first..(first + step).min(size))
-    };
-    cut(rows, tall, down, unit.0)
-        .flat_map(|r| cut(columns, wide, across, unit.1).map(move |c| (r.clone(), c)))
-        .collect()
-}
 
 /// The product of `a`, `[M, depth]`, and the matrix in `b`, `[depth, N]`, over all cores. Hands parts of its rows to `finish`
 /// with their row, their first column and the same part of `out`, `[M, N]`: each part once, several at the same time.
@@ -94,32 +60,20 @@ pub(crate) fn multiply<A: Element, O: SplitMut>(
         let at = row * columns + column;
         // SAFETY: jobs are blocks of the result that do not overlap (`blocks` cuts rows and columns into ranges), and each
         // job hands out each part of its rows once (`multiply_block` goes through its groups of columns, and in each through
-        // its rows); quantized products hand out each row once.
+        // its rows).
         let part = unsafe { O::part(&out, at..at + sums.len()) };
         finish(row, column, sums, part);
     };
     with_kernel!(b.path, K => match &b.numbers {
-        PanelNumbers::Quantized(blocks) => multiply_blocks(a, blocks, columns, finish),
+        PanelNumbers::Quantized(panels) => multiply_quantized(a, panels, finish),
         PanelNumbers::F32(numbers) => multiply_with::<K, A, f32>(a, numbers, columns, finish),
         PanelNumbers::Bf16(numbers) => multiply_with::<K, A, bf16>(a, numbers, columns, finish),
     });
 }
 
-/// # Panics
-/// When candle finds that the blocks do not fit, which their making has checked.
-fn multiply_blocks<A: Element>(
-    a: Matrix<A>,
-    blocks: &QMatMul,
-    columns: usize,
-    mut finish: impl FnMut(usize, usize, &mut [f32]),
-) {
-    let rows: Vec<f32> = (0..a.rows).flat_map(|row| a.row_part(row, 0..a.columns).iter().map(|x| x.get())).collect();
-    let product = Tensor::from_vec(rows, (a.rows, a.columns), &Device::Cpu)
-        .and_then(|rows| blocks.forward(&rows)?.flatten_all()?.to_vec1::<f32>());
-    let mut product = product.unwrap_or_else(|e| panic!("matrix product with quantized weights: {e}"));
-    for (row, sums) in product.chunks_exact_mut(columns.max(1)).enumerate() {
-        finish(row, 0, sums);
-    }
+/// For products that only training and recurrent networks need, neither of which has quantized weights.
+fn not_quantized() -> ! {
+    panic!("quantized weights in a product that cannot read them")
 }
 
 fn multiply_with<K: Kernel, A: Element, S: Element>(
@@ -140,7 +94,7 @@ pub(crate) fn multiply_here<A: Element>(a: Matrix<A>, b: &Panels, finish: impl F
     assert_eq!(a.columns, b.depth, "the inner dimensions of a matrix product differ");
     let whole = (0..a.rows, 0..b.columns);
     with_kernel!(b.path, K => match &b.numbers {
-        PanelNumbers::Quantized(blocks) => multiply_blocks(a, blocks, b.columns, finish),
+        PanelNumbers::Quantized(_) => not_quantized(),
         PanelNumbers::F32(numbers) => multiply_block::<K, A, f32>(a, numbers, whole, finish),
         PanelNumbers::Bf16(numbers) => multiply_block::<K, A, bf16>(a, numbers, whole, finish),
     });
@@ -275,9 +229,7 @@ pub(crate) fn multiply_deep<A: Element>(a: Matrix<A>, b: &Panels, c: &mut [f32])
     with_kernel!(b.path, K => {
         let jobs = jobs_of_sums::<K>((a.rows, columns), READING);
         match &b.numbers {
-            PanelNumbers::Quantized(blocks) => multiply_blocks(a, blocks, columns, |row, first, sums| {
-                c[row * columns + first..][..sums.len()].copy_from_slice(sums);
-            }),
+            PanelNumbers::Quantized(_) => not_quantized(),
             PanelNumbers::F32(panels) => {
                 sum_with::<K, A, _>(a, PackedMatrix { panels, depth: b.depth }, columns, jobs, c, false);
             }

@@ -185,11 +185,10 @@ fn a_cache_of_unequal_rows_serves_quantized_weights() {
 #[test]
 fn quantized_weights_stay_near_and_refuse_other_widths() {
     let config = ModelConfig { d_model: 256, ..tiny(Kind::Gpt2) };
-    let params = params(&config);
-    let gpt = model(&config, &params);
-    let exact = gpt.logits(&windows(2, 5), Pass::Eval).unwrap();
+    let exact = model(&config, &params(&config)).logits(&windows(2, 5), Pass::Eval).unwrap();
     let largest = exact.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     for (to, share) in [(Quantized::Q8_0, 0.03), (Quantized::Q4K, 0.3)] {
+        let gpt = model(&config, &params(&config));
         gpt.quantize(to).unwrap();
         let near = gpt.logits(&windows(2, 5), Pass::Eval).unwrap();
         assert_close(&format!("{to:?}"), &near, &exact, share * largest);

@@ -1,5 +1,6 @@
 //! What this processor can do, found once, and the code that it has us run.
 //!
+//! - [`bytes`]    products of numbers of 8 and 4 bits
 //! - [`element`]  numbers as they are stored: f32, bf16
 //! - [`kernel`]   the innermost loop of a matrix product, one file for each set of instructions
 //! - [`pairs`]    how instructions for bf16 want their numbers
@@ -10,6 +11,7 @@ pub(crate) mod amx;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+pub(crate) mod bytes;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod dots;
 pub(crate) mod element;

@@ -1,0 +1,403 @@
+//! Weights of 8 or 4 bits, in the types of llama.cpp's files (GGUF), and products with them.
+//!
+//! A product rounds its inputs to 8 bits, each block of 32 numbers with a scale of its own, as llama.cpp does. Each row of a
+//! result has the same bits however many rows there are, and on any number of threads.
+
+use crate::blocks::{JOBS, READING, blocks};
+use crate::cpu::bytes::{BLOCK, BlockKind, ByteKernel, ByteRows, COLUMNS, OFFSET, PanelBlocks, ROWS, weight};
+use crate::cpu::element::Element;
+use crate::cpu::vectorized;
+use crate::matrix::Matrix;
+use aligned_vec::AVec;
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Result, Tensor, bail};
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Panels whose sums are kept before they are handed out, and numbers between rows of sums.
+const GROUP: usize = 8;
+const STRIDE: usize = GROUP * COLUMNS + 16;
+/// Blocks of depth that are read at a time, so that they stay in the first-level cache: a multiple of eight.
+const DEEP: usize = 24;
+/// Rows that a thread works on at a time, so that their inputs and sums stay in the second-level cache.
+const TALL: usize = 256;
+/// Rows from which on all threads round inputs.
+const MANY: usize = 16;
+
+thread_local! {
+    static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Types of weights of few bits; for models that are only read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantized {
+    /// 8 bits, 32 numbers to a scale.
+    Q8_0,
+    /// 4 bits, 256 numbers to a block.
+    Q4K,
+}
+
+impl Quantized {
+    fn dtype(self) -> GgmlDType {
+        match self {
+            Self::Q8_0 => GgmlDType::Q8_0,
+            Self::Q4K => GgmlDType::Q4K,
+        }
+    }
+
+    fn kind(self) -> BlockKind {
+        match self {
+            Self::Q8_0 => BlockKind::Eight,
+            Self::Q4K => BlockKind::Four,
+        }
+    }
+
+    /// Numbers in a block: the number of inputs of a product is a multiple of it.
+    pub fn block(self) -> usize {
+        self.dtype().block_size()
+    }
+}
+
+/// A right matrix of such a type, `[depth, columns]`, in the order in which products read it.
+#[derive(Debug)]
+pub(crate) struct QuantizedPanels {
+    kind: BlockKind,
+    numbers: AVec<u8>,
+    factors: AVec<u8>,
+    /// Blocks of a column.
+    blocks: usize,
+    columns: usize,
+}
+
+impl QuantizedPanels {
+    /// Rounds `matrix`, `[depth, columns]`, as llama.cpp does.
+    ///
+    /// # Errors
+    /// When the depth is no multiple of the type's blocks.
+    pub(crate) fn quantize(matrix: Matrix<f32>, to: Quantized) -> Result<Self> {
+        let (depth, dtype) = (matrix.rows, to.dtype());
+        Self::fill(to, depth, matrix.columns, |columns| {
+            let mut numbers = vec![0.0f32; COLUMNS * depth];
+            for (c, column) in columns.enumerate() {
+                let out = &mut numbers[c * depth..][..depth];
+                if matrix.is_transposed() {
+                    out.copy_from_slice(matrix.column_part(column, 0..depth));
+                } else {
+                    out.iter_mut().enumerate().for_each(|(k, out)| *out = matrix.row_part(k, column..column + 1)[0]);
+                }
+            }
+            let rows = Tensor::from_vec(numbers, (COLUMNS, depth), &Device::Cpu)?;
+            Ok(QTensor::quantize(&rows, dtype)?.data()?.into_owned())
+        })
+    }
+
+    /// `rows_of` returns the blocks of some columns, at most 16, one column after the other; those of columns that are not
+    /// there may be anything.
+    fn fill(
+        to: Quantized,
+        depth: usize,
+        columns: usize,
+        rows_of: impl Fn(Range<usize>) -> Result<Vec<u8>> + Sync,
+    ) -> Result<Self> {
+        if !depth.is_multiple_of(to.block()) {
+            bail!("a width of {depth} cannot be divided into blocks of {} numbers", to.block());
+        }
+        let (kind, blocks) = (to.kind(), depth / BLOCK);
+        let groups = blocks / kind.group();
+        let (number_bytes, factor_bytes) = (groups * kind.number_bytes(), groups * kind.factor_bytes());
+        let n_panels = columns.div_ceil(COLUMNS);
+        let (mut numbers, mut factors) = (AVec::new(64), AVec::new(64));
+        numbers.resize(n_panels * number_bytes, 0);
+        factors.resize(n_panels * factor_bytes, 0);
+        let panels = numbers.par_chunks_mut(number_bytes.max(1)).zip(factors.par_chunks_mut(factor_bytes.max(1)));
+        panels.enumerate().try_for_each(|(panel, (numbers, factors))| {
+            let rows = rows_of(panel * COLUMNS..((panel + 1) * COLUMNS).min(columns))?;
+            for (column, row) in rows.chunks_exact(rows.len() / COLUMNS).enumerate() {
+                for (group, block) in row.chunks_exact(to.dtype().type_size()).enumerate() {
+                    let numbers = &mut numbers[group * kind.number_bytes()..][..kind.number_bytes()];
+                    let factors = &mut factors[group * kind.factor_bytes()..][..kind.factor_bytes()];
+                    match to {
+                        Quantized::Q8_0 => place_q8_0(block, column, numbers, factors),
+                        Quantized::Q4K => place_q4_k(block, column, numbers, factors),
+                    }
+                }
+            }
+            Ok::<(), candle_core::Error>(())
+        })?;
+        Ok(Self { kind, numbers, factors, blocks, columns })
+    }
+
+    /// Some blocks of a panel.
+    fn part(&self, panel: usize, blocks: Range<usize>) -> PanelBlocks<'_> {
+        let (kind, groups) = (self.kind, self.blocks / self.kind.group());
+        let (first, n) = (panel * groups + blocks.start / kind.group(), blocks.len() / kind.group());
+        PanelBlocks {
+            kind,
+            numbers: &self.numbers[first * kind.number_bytes()..][..n * kind.number_bytes()],
+            factors: &self.factors[first * kind.factor_bytes()..][..n * kind.factor_bytes()],
+            blocks: blocks.len(),
+            first: blocks.start,
+        }
+    }
+
+    /// Writes the weights of `column` to `out`, `[depth]`.
+    pub(crate) fn write_column(&self, column: usize, out: &mut [f32]) {
+        let all = self.part(column / COLUMNS, 0..self.blocks);
+        out.iter_mut().enumerate().for_each(|(k, out)| *out = weight(all, k, column % COLUMNS));
+    }
+}
+
+/// Places a block of 34 bytes: scale, 32 numbers.
+fn place_q8_0(block: &[u8], column: usize, numbers: &mut [u8], factors: &mut [u8]) {
+    let (scale, block) = block.split_at(2);
+    factors[2 * column..][..2].copy_from_slice(scale);
+    for (group, four) in block.chunks_exact(4).enumerate() {
+        let out = &mut numbers[(group * COLUMNS + column) * 4..][..4];
+        // The highest bit of a signed number is a difference of 128.
+        out.iter_mut().zip(four).for_each(|(out, number)| *out = number ^ OFFSET as u8);
+    }
+}
+
+/// Places a block of 144 bytes: factor of the scales, factor of the minima, 12 bytes with scales and minima of 6 bits, 256
+/// numbers of 4 bits. As in the panel, a byte has a number of an even part and one of the odd part after it.
+fn place_q4_k(block: &[u8], column: usize, numbers: &mut [u8], factors: &mut [u8]) {
+    let (halves, block) = block.split_at(4);
+    let (packed, block) = block.split_at(12);
+    for j in 0..8 {
+        let (scale, minimum) = match j {
+            0..4 => (packed[j] & 63, packed[j + 4] & 63),
+            _ => (packed[j + 4] & 15 | packed[j - 4] >> 6 << 4, packed[j + 4] >> 4 | packed[j] >> 6 << 4),
+        };
+        factors[j * COLUMNS + column] = scale;
+        factors[(8 + j) * COLUMNS + column] = minimum;
+    }
+    for (i, half) in halves.chunks_exact(2).enumerate() {
+        factors[(16 + 2 * i) * COLUMNS + 2 * column..][..2].copy_from_slice(half);
+    }
+    for (group, four) in block.chunks_exact(4).enumerate() {
+        numbers[(group * COLUMNS + column) * 4..][..4].copy_from_slice(four);
+    }
+}
+
+/// Inputs of a product.
+struct RoundedRows {
+    numbers: Vec<i8>,
+    scales: Vec<f32>,
+    offsets: Vec<i32>,
+    sums: Vec<f32>,
+    blocks: usize,
+}
+
+impl RoundedRows {
+    fn of<A: Element>(a: Matrix<A>) -> Self {
+        let blocks = a.columns / BLOCK;
+        let n = a.rows * blocks;
+        let (mut numbers, mut scales) = (vec![0; n * BLOCK], vec![0.0; n]);
+        let (mut offsets, mut sums) = (vec![0; n], vec![0.0; n]);
+        let rows = a.rows.div_ceil(rayon::current_num_threads()).max(MANY);
+        let parts =
+            numbers.par_chunks_mut((rows * blocks * BLOCK).max(1)).zip(scales.par_chunks_mut((rows * blocks).max(1)));
+        let parts =
+            parts.zip(offsets.par_chunks_mut((rows * blocks).max(1)).zip(sums.par_chunks_mut((rows * blocks).max(1))));
+        parts.enumerate().for_each(|(part, ((numbers, scales), (offsets, sums)))| {
+            for (r, row) in (part * rows..((part + 1) * rows).min(a.rows)).enumerate() {
+                let here = r * blocks..(r + 1) * blocks;
+                let numbers = &mut numbers[here.start * BLOCK..here.end * BLOCK];
+                let (scales, offsets) = (&mut scales[here.clone()], &mut offsets[here.clone()]);
+                round_row(a.row_part(row, 0..a.columns), numbers, scales, offsets, &mut sums[here]);
+            }
+        });
+        Self { numbers, scales, offsets, sums, blocks }
+    }
+
+    fn rows(&self) -> ByteRows<'_> {
+        ByteRows {
+            numbers: &self.numbers,
+            scales: &self.scales,
+            offsets: &self.offsets,
+            sums: &self.sums,
+            blocks: self.blocks,
+        }
+    }
+}
+
+vectorized! {
+    /// Rounds a row to 8 bits, block by block. A block with a number that is not finite has a scale that is not either.
+    fn round_row[A: Element](row: &[A], numbers: &mut [i8], scales: &mut [f32], offsets: &mut [i32], sums: &mut [f32]) {
+        let (row, out) = (row.as_chunks::<BLOCK>().0, numbers.as_chunks_mut::<BLOCK>().0);
+        for (block, (x, out)) in row.iter().zip(out).enumerate() {
+            let x: [f32; BLOCK] = std::array::from_fn(|k| x[k].get());
+            let largest = x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+            // Not a number where one of them is not finite.
+            let zero: f32 = x.iter().map(|x| x * 0.0).sum();
+            let scale = largest / 127.0;
+            let inverse = if scale > 0.0 && largest.is_finite() { 1.0 / scale } else { 0.0 };
+            let rounded: [i32; BLOCK] = std::array::from_fn(|k| (x[k] * inverse).round_ties_even() as i32);
+            let sum: i32 = rounded.iter().sum();
+            out.iter_mut().zip(rounded).for_each(|(out, rounded)| *out = rounded as i8);
+            scales[block] = scale + zero;
+            offsets[block] = -OFFSET * sum;
+            sums[block] = (scale + zero) * sum as f32;
+        }
+    }
+}
+
+/// The product of `a`, `[M, depth]`, and `b`, `[depth, N]`, over all cores. Hands parts of its rows to `finish` with their row
+/// and their first column: each part once, several at the same time.
+pub(crate) fn multiply_quantized<A: Element>(
+    a: Matrix<A>,
+    b: &QuantizedPanels,
+    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    multiply_with(ByteKernel::fastest(), a, b, finish);
+}
+
+fn multiply_with<A: Element>(
+    kernel: ByteKernel,
+    a: Matrix<A>,
+    b: &QuantizedPanels,
+    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    let rounded = RoundedRows::of(a);
+    let jobs = blocks((a.rows, b.columns), (ROWS, COLUMNS), (TALL / ROWS, usize::MAX), READING, JOBS);
+    jobs.into_par_iter().for_each(|(rows, columns)| {
+        SUMS.with_borrow_mut(|sums| {
+            sums.resize(sums.len().max(rows.len() * STRIDE), 0.0);
+            for first in columns.clone().step_by(GROUP * COLUMNS) {
+                let group = first..(first + GROUP * COLUMNS).min(columns.end);
+                for k in (0..b.blocks).step_by(DEEP) {
+                    for column in group.clone().step_by(COLUMNS) {
+                        let right = b.part(column / COLUMNS, k..(k + DEEP).min(b.blocks));
+                        for row in rows.clone().step_by(ROWS) {
+                            let n = ROWS.min(rows.end - row);
+                            let out = &mut sums[(row - rows.start) * STRIDE + column - first..];
+                            kernel.tile(rounded.rows(), (row, n), right, (out, STRIDE), k > 0);
+                        }
+                    }
+                }
+                for (row, sums) in rows.clone().zip(sums.chunks_exact_mut(STRIDE)) {
+                    finish(row, first, &mut sums[..group.len()]);
+                }
+            }
+        });
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::draw;
+    use std::sync::Mutex;
+
+    fn kernels() -> Vec<ByteKernel> {
+        let mut kernels = vec![ByteKernel::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c");
+            kernels.extend((has_avx2 && is_x86_feature_detected!("fma")).then_some(ByteKernel::Avx2));
+            let vnni = is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw");
+            kernels.extend(vnni.then_some(ByteKernel::Vnni));
+        }
+        kernels
+    }
+
+    fn product(kernel: ByteKernel, a: &[f32], rows: usize, b: &QuantizedPanels) -> Vec<f32> {
+        let depth = b.blocks * BLOCK;
+        let c = Mutex::new(vec![f32::NAN; rows * b.columns]);
+        multiply_with(kernel, Matrix::new(a, rows, depth, depth), b, |row, first, sums| {
+            c.lock().unwrap()[row * b.columns + first..][..sums.len()].copy_from_slice(sums);
+        });
+        c.into_inner().unwrap()
+    }
+
+    fn numbers(seed: u64, rows: usize, columns: usize) -> Vec<f32> {
+        draw(seed, &[rows, columns]).flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Every kernel has the products of what candle makes of the blocks and of the rounded inputs.
+    #[test]
+    fn products_are_those_of_the_rounded_numbers() {
+        for (to, tolerance) in [(Quantized::Q8_0, 1e-5), (Quantized::Q4K, 1e-5)] {
+            for (m, blocks, n) in [(1, 1, 1), (3, 3, 17), (9, 2, 16), (17, 1, 130), (300, 4, 50)] {
+                let depth = blocks * to.block();
+                let (a, b) = (numbers(1, m, depth), numbers(2, n, depth));
+                let weights = Tensor::from_slice(&b, (n, depth), &Device::Cpu).unwrap();
+                let weights = QTensor::quantize(&weights, to.dtype()).unwrap().dequantize(&Device::Cpu).unwrap();
+                let weights: Vec<Vec<f32>> = weights.to_vec2().unwrap();
+                let panels = QuantizedPanels::quantize(Matrix::new(&b, n, depth, depth).t(), to).unwrap();
+                let turned: Vec<f32> =
+                    (0..depth).flat_map(|k| (0..n).map(move |c| (k, c))).map(|(k, c)| b[c * depth + k]).collect();
+                let same = QuantizedPanels::quantize(Matrix::new(&turned, depth, n, n), to).unwrap();
+                assert_eq!(&panels.numbers[..], &same.numbers[..], "{to:?}, transposed");
+                let mut column = vec![0.0; depth];
+                for (c, weights) in weights.iter().enumerate() {
+                    panels.write_column(c, &mut column);
+                    assert_eq!(&column, weights, "{to:?} column {c}");
+                }
+                let rounded = RoundedRows::of(Matrix::new(&a, m, depth, depth));
+                let x = |i: usize| f64::from(rounded.numbers[i]) * f64::from(rounded.scales[i / BLOCK]);
+                for kernel in kernels() {
+                    let c = product(kernel, &a, m, &panels);
+                    for (i, c) in c.iter().enumerate() {
+                        let (row, column) = (i / n, i % n);
+                        let terms = (0..depth).map(|k| x(row * depth + k) * f64::from(weights[column][k]));
+                        let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+                        let error = (f64::from(*c) - sum).abs();
+                        assert!(
+                            error <= tolerance * size.max(1e-9),
+                            "{kernel:?} {to:?} {m} × {depth} × {n}: {c}, not {sum}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Inputs are rounded by at most half a step.
+    #[test]
+    fn inputs_are_rounded_to_the_nearest_step() {
+        let a = numbers(3, 5, 96);
+        let rounded = RoundedRows::of(Matrix::new(&a, 5, 96, 96));
+        for (i, &x) in a.iter().enumerate() {
+            let scale = rounded.scales[i / BLOCK];
+            assert!((x - scale * f32::from(rounded.numbers[i])).abs() <= scale * 0.5001);
+        }
+        let zeros = RoundedRows::of(Matrix::new(&[0.0f32; 32], 1, 32, 32));
+        assert_eq!((zeros.scales[0], zeros.numbers[0]), (0.0, 0));
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_so() {
+        let mut a = numbers(4, 2, 64);
+        (a[3], a[70]) = (f32::NAN, f32::INFINITY);
+        let b = QuantizedPanels::quantize(Matrix::new(&numbers(5, 64, 20), 64, 20, 20), Quantized::Q8_0).unwrap();
+        for kernel in kernels() {
+            assert!(product(kernel, &a, 2, &b).iter().all(|sum| !sum.is_finite()), "{kernel:?}");
+        }
+    }
+
+    /// A row has the same bits alone and among others.
+    #[test]
+    fn a_row_does_not_depend_on_others() {
+        for to in [Quantized::Q8_0, Quantized::Q4K] {
+            let (depth, n) = (1024, 70);
+            let (a, b) = (numbers(6, 37, depth), numbers(7, depth, n));
+            let panels = QuantizedPanels::quantize(Matrix::new(&b, depth, n, n), to).unwrap();
+            for kernel in kernels() {
+                let all = product(kernel, &a, 37, &panels);
+                for row in [0, 7, 36] {
+                    let alone = product(kernel, &a[row * depth..][..depth], 1, &panels);
+                    assert_eq!(alone, all[row * n..][..n], "{kernel:?} {to:?} row {row}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_width_that_is_no_multiple_of_the_blocks_is_refused() {
+        let b = numbers(1, 48, 4);
+        let error = QuantizedPanels::quantize(Matrix::new(&b, 48, 4, 4), Quantized::Q8_0).unwrap_err();
+        assert!(error.to_string().contains("blocks of 32"), "{error}");
+    }
+}
