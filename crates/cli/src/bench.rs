@@ -6,7 +6,7 @@ use crate::ui::Ui;
 use anyhow::{Result, ensure};
 use candle_core::Device;
 use clap::{Args, ValueEnum};
-use gptkit_model::{Dtype, Gpt, ModelConfig, Params};
+use gptkit_model::{Dtype, Gpt, ModelConfig, Packing, Params};
 use gptkit_ops::Precision;
 use gptkit_ops::bench::{BenchShape, cases, peak};
 use gptkit_train::PretrainConfig;
@@ -130,10 +130,11 @@ impl BenchCommand {
     ) -> Result<()> {
         let (precision, ui) = (train.dtype.precision(), sheet.ui);
         let params = Params::init(model, 1, device)?;
+        let params = match self.quantize {
+            Some(to) => params.packed(model, Packing { precision, quantized: Some(to.into()) })?,
+            None => params,
+        };
         let gpt = Gpt::new(model, &params, precision)?;
-        if let Some(to) = self.quantize {
-            gpt.quantize(to.into())?;
-        }
         if self.wants("prompt") {
             sheet.show(&gptkit_train::bench::prompt(&gpt, train, train.batch_size, seq, ui)?)?;
         }

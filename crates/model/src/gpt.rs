@@ -4,13 +4,12 @@ use crate::block::{block, norm};
 use crate::config::ModelConfig;
 use crate::input::Input;
 use crate::layout::{OUTPUT, block_name, embedding_names};
-use crate::packing::Packing;
 use crate::params::Params;
 use crate::pass::Pass;
 use candle_core::{Device, Result, Tensor, bail};
 use gptkit_ops::{
-    AttentionInput, Block, Cache, DropoutSites, Embedding, Linear, LstmLayer, LstmStack, Precision, Quantized, Trunk,
-    dropout, language_model_loss, logits, token_log_probs,
+    AttentionInput, Block, Cache, DropoutSites, Embedding, Linear, LstmLayer, LstmStack, Precision, Trunk, dropout,
+    language_model_loss, logits, token_log_probs,
 };
 use std::sync::Arc;
 
@@ -84,18 +83,6 @@ impl Gpt {
         })
     }
 
-    /// Keeps weights of few bits alone, for a model that is only read from now on.
-    ///
-    /// # Errors
-    /// When a width does not divide into blocks, or the model is on another device or an LSTM.
-    pub fn quantize(&self, to: Quantized) -> Result<()> {
-        Packing { precision: self.precision, quantized: Some(to) }.applies(&self.config, self.device())?;
-        for linear in self.blocks().iter().flat_map(|block| block.linears()) {
-            linear.weight.keep_panels_only(self.precision, Some(to), false)?;
-        }
-        self.output.keep_panels_only(self.precision, Some(to), true)
-    }
-
     /// Frees the packed weights of the blocks' products, after a forward pass that is the last before the weights change. The
     /// next pass packs them again.
     pub fn free_packed(&self) {
@@ -110,7 +97,7 @@ impl Gpt {
     /// When a weight is missing because of an earlier call for another model of the same weights.
     pub fn keep_packed_only(&self) -> Result<()> {
         let linears = self.blocks().iter().flat_map(|block| block.linears());
-        linears.map(|linear| &linear.weight).try_for_each(|weight| weight.keep_panels_only(self.precision, None, false))
+        linears.map(|linear| &linear.weight).try_for_each(|weight| weight.keep_panels_only(self.precision))
     }
 
     /// A transformer's blocks; none of an LSTM.

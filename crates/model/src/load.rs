@@ -73,9 +73,7 @@ fn load_model_as(folder: &Path, device: &Device, packing: Option<Packing>) -> Re
     };
     if is_adapter(folder) {
         let params = load_adapters(open_adapters(folder)?, device)?.merged()?;
-        if let Some(packing) = packing {
-            params.iter().try_for_each(|(name, parameter)| packing.pack(&config, name, parameter))?;
-        }
+        let params = packing.map(|packing| params.packed(&config, packing)).transpose()?.unwrap_or(params);
         return Ok((config, params));
     }
     let params = read_weights(folder, &config, device, packing)?;

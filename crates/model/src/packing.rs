@@ -2,7 +2,7 @@
 
 use crate::config::ModelConfig;
 use crate::layout::{OUTPUT, embedding_names, is_linear};
-use candle_core::{Device, Result, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use gptkit_ops::{Parameter, Precision, Quantized};
 
 /// What products read.
@@ -29,16 +29,16 @@ impl Packing {
         Ok(config.kind.attends() && device.is_cpu())
     }
 
-    /// Packs the parameter `name` of a model to which this applies, and frees it as it was, if products read it.
+    /// The parameter `name` of a model of shape `config` to which this applies, packed if products read it.
     ///
     /// # Errors
     /// When its width does not divide into blocks.
-    pub(crate) fn pack(&self, config: &ModelConfig, name: &str, parameter: &Parameter) -> Result<()> {
+    pub(crate) fn parameter(&self, config: &ModelConfig, name: &str, values: &Tensor) -> Result<Parameter> {
         let output = if config.tie_word_embeddings { embedding_names(config.kind).0 } else { OUTPUT };
         let is_output = name == output && config.must_write().is_ok();
         if !is_output && !is_linear(name) {
-            return Ok(());
+            return Parameter::new(values);
         }
-        parameter.keep_panels_only(self.precision, self.quantized, is_output)
+        Parameter::packed(values, self.precision, self.quantized, is_output)
     }
 }

@@ -3,6 +3,7 @@
 use crate::config::ModelConfig;
 use crate::init;
 use crate::layout::{OUTPUT, WeightSlot, layout, vocabulary_tables};
+use crate::packing::Packing;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use gptkit_ops::Parameter;
@@ -35,17 +36,17 @@ impl Params {
     /// # Errors
     /// When `find` has none of that name, or its shape is another.
     pub fn gather(config: &ModelConfig, find: impl FnMut(&str) -> Result<Tensor>) -> Result<Self> {
-        Self::gather_with(config, find, |_, _| Ok(()))
+        Self::gather_as(config, find, |_, values| Parameter::new(values))
     }
 
-    /// The same, with `settle` run on each parameter before the next one is looked up.
+    /// The same, with each parameter made by `make` of its name and its values in f32, before the next one is looked up.
     ///
     /// # Errors
-    /// As [`Params::gather`], and those of `settle`.
-    pub(crate) fn gather_with(
+    /// As [`Params::gather`], and those of `make`.
+    pub(crate) fn gather_as(
         config: &ModelConfig,
         mut find: impl FnMut(&str) -> Result<Tensor>,
-        settle: impl Fn(&str, &Parameter) -> Result<()>,
+        make: impl Fn(&str, &Tensor) -> Result<Parameter>,
     ) -> Result<Self> {
         let check = |slot: WeightSlot| {
             let tensor = find(&slot.name)?;
@@ -54,7 +55,7 @@ impl Params {
             }
             Ok((slot.name, tensor))
         };
-        Self::of_settled(layout(config).into_iter().map(check), settle)
+        Self::made(layout(config).into_iter().map(check), make)
     }
 
     /// Parameters with these names and values.
@@ -62,23 +63,33 @@ impl Params {
     /// # Errors
     /// The first one of `tensors`.
     pub(crate) fn of(tensors: impl Iterator<Item = Result<(String, Tensor)>>) -> Result<Self> {
-        Self::of_settled(tensors, |_, _| Ok(()))
+        Self::made(tensors, |_, values| Parameter::new(values))
     }
 
-    fn of_settled(
+    fn made(
         tensors: impl Iterator<Item = Result<(String, Tensor)>>,
-        settle: impl Fn(&str, &Parameter) -> Result<()>,
+        make: impl Fn(&str, &Tensor) -> Result<Parameter>,
     ) -> Result<Self> {
         let parameter = |entry: Result<(String, Tensor)>| {
             let (name, tensor) = entry?;
-            let parameter = Parameter::new(&tensor.to_dtype(DType::F32)?)?;
-            drop(tensor);
-            settle(&name, &parameter)?;
+            let parameter = make(&name, &tensor.to_dtype(DType::F32)?)?;
             Ok((name, Arc::new(parameter)))
         };
         let entries = tensors.map(parameter).collect::<Result<Vec<_>>>()?;
         let by_name = entries.iter().enumerate().map(|(i, (name, _))| (name.clone(), i)).collect();
         Ok(Self { entries, by_name })
+    }
+
+    /// These weights as a model of shape `config` that is only read keeps them.
+    ///
+    /// # Errors
+    /// When `packing` does not apply to the model, or a width does not divide into blocks.
+    pub fn packed(&self, config: &ModelConfig, packing: Packing) -> Result<Self> {
+        if !packing.applies(config, &self.device())? {
+            return Ok(self.clone());
+        }
+        let values = self.iter().map(|(name, parameter)| Ok((name.to_owned(), parameter.tensor(false))));
+        Self::made(values, |name, values| packing.parameter(config, name, values))
     }
 
     /// Adds a parameter of a stage's own after those of [`layout`].

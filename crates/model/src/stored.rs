@@ -103,11 +103,11 @@ impl StoredWeights {
             if turned && is_linear(name) { tensor.t()?.contiguous() } else { Ok(tensor) }
         };
         let within = || format!("in {}", self.folder.display());
-        let settle = |name: &str, parameter: &Parameter| {
-            must_be_finite(name, parameter.var().as_tensor())?;
-            packing.map_or(Ok(()), |packing| packing.pack(config, name, parameter))
+        let make = |name: &str, values: &Tensor| {
+            must_be_finite(name, values)?;
+            packing.map_or_else(|| Parameter::new(values), |packing| packing.parameter(config, name, values))
         };
-        Params::gather_with(config, load, settle).with_context(within)
+        Params::gather_as(config, load, make).with_context(within)
     }
 
     /// Tied weights may be stored under the output layer's name alone.

@@ -82,8 +82,12 @@ impl Parameter {
     /// # Errors
     /// When memory does not suffice.
     pub fn new(values: &Tensor) -> Result<Self> {
-        Ok(Self {
-            weights: Var::from_tensor(values)?,
+        Ok(Self::of(Var::from_tensor(values)?))
+    }
+
+    fn of(weights: Var) -> Self {
+        Self {
+            weights,
             gradient: Mutex::default(),
             n_clears: AtomicU64::new(0),
             n_changes: AtomicU64::new(0),
@@ -91,7 +95,7 @@ impl Parameter {
             cast: Mutex::default(),
             rows: OnceLock::new(),
             trained: RwLock::default(),
-        })
+        }
     }
 
     /// The variable. To be changed by [`crate::adamw()`] and [`Parameter::set`] only, which have products see the change.
@@ -256,31 +260,42 @@ impl Parameter {
         }
     }
 
-    /// On the CPU, packs the weights, `[in, out]` or as a `table` `[out, in]`, for products of `precision` from the right, in a
-    /// type of few bits if there is one, and frees them: for a model that is only read from now on. Anything else that reads or
-    /// changes them is an error, but for rows of a table.
+    /// A parameter on the CPU for a model that is only read: `values`, `[in, out]` or as a `table` `[out, in]`, as products of
+    /// `precision` read them from the right, in a type of few bits if there is one, and in no other form. Anything else that
+    /// reads or changes its weights is an error, but for rows of a table.
     ///
     /// # Errors
-    /// When they were freed before, or the number of inputs does not divide into blocks of the type.
-    pub fn keep_panels_only(&self, precision: Precision, quantized: Option<Quantized>, table: bool) -> Result<()> {
+    /// When the number of inputs does not divide into blocks of the type.
+    pub fn packed(values: &Tensor, precision: Precision, quantized: Option<Quantized>, table: bool) -> Result<Self> {
+        let (rows, columns) = values.dims2()?;
+        let pack = |weights: &[f32]| {
+            let matrix = Matrix::new(weights, rows, columns, columns);
+            let matrix = if table { matrix.t() } else { matrix };
+            quantized.map_or_else(|| Ok(Panels::pack(matrix, precision)), |to| Panels::quantize(matrix, to))
+        };
+        let panels = Arc::new(with_f32s(values, pack)??);
+        // Zeros that nothing touches take no memory.
+        let parameter = Self::of(Var::zeros((rows, columns), DType::F32, values.device())?);
+        parameter.keep(panels, precision, table)?;
+        Ok(parameter)
+    }
+
+    /// On the CPU, packs the weights, `[in, out]`, for products of `precision` from the right and frees them: from now on this
+    /// is as [`Parameter::packed`].
+    ///
+    /// # Errors
+    /// When they were freed before.
+    pub fn keep_panels_only(&self, precision: Precision) -> Result<()> {
         if !self.weights.device().is_cpu() {
             return Ok(());
         }
-        let panels = match quantized {
-            Some(to) => {
-                let weights = self.merged(false)?;
-                let (rows, columns) = weights.dims2()?;
-                let quantize = |weights: &[f32]| {
-                    let matrix = Matrix::new(weights, rows, columns, columns);
-                    Panels::quantize(if table { matrix.t() } else { matrix }, to)
-                };
-                let panels = Arc::new(with_f32s(&weights, quantize)??);
-                let cached = CachedPanel { precision, version: self.version(), panels: Arc::clone(&panels) };
-                *locked(&self.panels[usize::from(table)]) = Some(cached);
-                panels
-            }
-            None => self.panels(precision, table)?,
-        };
+        let panels = self.panels(precision, false)?;
+        self.keep(panels, precision, false)
+    }
+
+    fn keep(&self, panels: Arc<Panels>, precision: Precision, table: bool) -> Result<()> {
+        let cached = CachedPanel { precision, version: self.version(), panels: Arc::clone(&panels) };
+        *locked(&self.panels[usize::from(table)]) = Some(cached);
         if table {
             self.rows.get_or_init(|| panels);
         }
@@ -672,7 +687,7 @@ mod tests {
                 linear.write(precision, &x, &mut y).map(|()| y)
             };
             let before = product().unwrap();
-            linear.weight.keep_panels_only(precision, None, false).unwrap();
+            linear.weight.keep_panels_only(precision).unwrap();
             assert_eq!(product().unwrap(), before, "{precision:?}");
             assert_eq!(linear.weight.var().dims(), [40, 70]);
             let error = linear.weight.read(|weights| weights.len()).unwrap_err().to_string();

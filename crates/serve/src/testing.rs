@@ -11,7 +11,7 @@ use gptkit_data::template::Template;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_feedback::FeedbackStore;
 use gptkit_feedback::records::ModelIdentity;
-use gptkit_model::{Gpt, ModelConfig, Params};
+use gptkit_model::{Gpt, ModelConfig, Packing, Params};
 use gptkit_ops::{Precision, Quantized};
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -50,10 +50,8 @@ pub(crate) fn model(name: &str, chats: bool, precision: Precision, quantized: Op
     for (_, parameter) in params.iter().filter(|(_, parameter)| parameter.var().rank() == 2) {
         parameter.set(&(parameter.var().as_tensor() * 8.0).unwrap()).unwrap();
     }
+    let params = params.packed(&config, Packing { precision, quantized }).unwrap();
     let gpt = Gpt::new(&config, &params, precision).unwrap();
-    if let Some(to) = quantized {
-        gpt.quantize(to).unwrap();
-    }
     ServedModel {
         name: name.to_owned(),
         folder: name.into(),

@@ -4,7 +4,7 @@ use crate::config::Kind;
 use crate::config::tests::tiny;
 use crate::gpt::Gpt;
 use crate::weights::Weights;
-use crate::{Input, ModelConfig, Params, Pass};
+use crate::{Input, ModelConfig, Packing, Params, Pass};
 use candle_core::{Device, Tensor};
 use gptkit_ops::Precision;
 use gptkit_ops::check::assert_close;
@@ -64,7 +64,7 @@ fn dropout_belongs_to_the_row_not_to_the_batch() {
 /// One token after the other, and what a transformer alone can do.
 #[test]
 fn it_writes_but_does_not_attend() {
-    let (lstm, _) = lstm(0.0);
+    let (lstm, params) = lstm(0.0);
     let ids: Vec<u32> = tokens(1, 9).flatten_all().unwrap().to_vec1().unwrap();
     let whole = lstm.logits(&Input::windows(&tokens(1, 9)).unwrap(), Pass::Eval).unwrap();
     let mut cache = lstm.cache();
@@ -73,7 +73,8 @@ fn it_writes_but_does_not_attend() {
         let end = [5, 6, 9][n];
         assert_close("next", &next, &whole.narrow(1, end - 1, 1).unwrap().squeeze(1).unwrap(), 1e-5);
     }
-    let refused = [lstm.attention(&tokens(1, 9)).map(drop), lstm.quantize(gptkit_ops::Quantized::Q8_0)];
+    let packing = Packing { precision: Precision::F32, quantized: Some(gptkit_ops::Quantized::Q8_0) };
+    let refused = [lstm.attention(&tokens(1, 9)).map(drop), params.packed(lstm.config(), packing).map(drop)];
     for error in refused {
         assert!(error.unwrap_err().to_string().contains("does not support kind = \"lstm\""));
     }

@@ -3,6 +3,8 @@
 use super::*;
 use crate::config::Kind;
 use crate::config::tests::tiny;
+use crate::packing::Packing;
+use gptkit_ops::Quantized;
 use gptkit_ops::check::draw;
 
 const CONTEXT: usize = 70;
@@ -18,9 +20,8 @@ fn model(kind: Kind, d_model: usize, context: usize, precision: Precision, to: O
         let noise = (draw(n as u64, parameter.var().dims()) * 0.3).unwrap();
         parameter.set(&(parameter.tensor(false) + noise).unwrap()).unwrap();
     }
-    let model = Gpt::new(&config, &params, precision).unwrap();
-    to.into_iter().for_each(|to| model.quantize(to).unwrap());
-    model
+    let params = params.packed(&config, Packing { precision, quantized: to }).unwrap();
+    Gpt::new(&config, &params, precision).unwrap()
 }
 
 fn sequence(number: usize, len: usize) -> Vec<u32> {

@@ -1,7 +1,9 @@
 use super::*;
 use crate::config::Kind;
 use crate::config::tests::tiny;
+use crate::packing::Packing;
 use crate::weights::Weights;
+use gptkit_ops::Quantized;
 use gptkit_ops::check::assert_close;
 
 const KINDS: [Kind; 3] = [Kind::Gpt1, Kind::Gpt2, Kind::Gpt3];
@@ -173,11 +175,15 @@ fn a_cache_of_unequal_rows_equals_fresh_passes_on_every_device() {
     }
 }
 
+fn packing(to: Quantized) -> Packing {
+    Packing { precision: Precision::F32, quantized: Some(to) }
+}
+
 #[test]
 fn a_cache_of_unequal_rows_serves_quantized_weights() {
     let config = ModelConfig { d_model: 256, ..tiny(Kind::Gpt2) };
-    let model = model(&config, &params(&config));
-    model.quantize(Quantized::Q8_0).unwrap();
+    let packed = params(&config).packed(&config, packing(Quantized::Q8_0)).unwrap();
+    let model = model(&config, &packed);
     // What products read is rounded to 8 bits too: the last bit of a sum may move it by one of them.
     check_unequal_rows("Q8_0", 0.02, &model, || model.cache());
 }
@@ -188,15 +194,14 @@ fn quantized_weights_stay_near_and_refuse_other_widths() {
     let exact = model(&config, &params(&config)).logits(&windows(2, 5), Pass::Eval).unwrap();
     let largest = exact.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     for (to, share) in [(Quantized::Q8_0, 0.03), (Quantized::Q4K, 0.3)] {
-        let gpt = model(&config, &params(&config));
-        gpt.quantize(to).unwrap();
+        let gpt = model(&config, &params(&config).packed(&config, packing(to)).unwrap());
         let near = gpt.logits(&windows(2, 5), Pass::Eval).unwrap();
         assert_close(&format!("{to:?}"), &near, &exact, share * largest);
         let off = (&near - &exact).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(off > 0.0, "{to:?} changed nothing");
     }
     let config = tiny(Kind::Gpt2);
-    let error = model(&config, &Params::init(&config, 1, &Device::Cpu).unwrap()).quantize(Quantized::Q8_0);
+    let error = Params::init(&config, 1, &Device::Cpu).unwrap().packed(&config, packing(Quantized::Q8_0));
     assert!(error.unwrap_err().to_string().contains("width of 8 cannot be divided into blocks of 32"));
 }
 
