@@ -98,12 +98,17 @@ impl RepositoryCache {
     }
 }
 
-/// The repository and the commit whose folder in a cache `folder` is.
-pub fn origin(folder: &Path) -> Option<(String, String)> {
-    let commit = folder.file_name()?.to_str().filter(|name| is_commit(name))?;
-    let snapshots = folder.parent().filter(|parent| parent.ends_with("snapshots"))?;
-    let repository = snapshots.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
-    Some((repository.replace("--", "/"), commit.to_owned()))
+/// The name on the hub of a folder or a file in a cache: `NAME@COMMIT` or `NAME@COMMIT/FILE`.
+pub fn origin(path: &Path) -> Option<String> {
+    path.ancestors().find_map(|folder| {
+        let commit = folder.file_name()?.to_str().filter(|name| is_commit(name))?;
+        let snapshots = folder.parent().filter(|parent| parent.ends_with("snapshots"))?;
+        let (kind, repository) = snapshots.parent()?.file_name()?.to_str()?.split_once("--")?;
+        let rest = path.strip_prefix(folder).ok()?.to_str()?;
+        let slash = if rest.is_empty() { "" } else { "/" };
+        let is_known = matches!(kind, "models" | "datasets");
+        is_known.then(|| format!("{}@{commit}{slash}{rest}", repository.replace("--", "/")))
+    })
 }
 
 #[cfg(test)]
@@ -111,12 +116,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_folder_of_a_commit_says_where_it_is_from() {
+    fn a_path_in_the_cache_says_where_it_is_from() {
         let commit = "0123456789012345678901234567890123456789";
         let of = |path: String| origin(Path::new(&path));
-        let found = of(format!("/c/models--a--b/snapshots/{commit}"));
-        assert_eq!(found, Some(("a/b".to_owned(), commit.to_owned())));
-        assert_eq!(of(format!("/c/models--gpt2/snapshots/{commit}")).unwrap().0, "gpt2");
+        assert_eq!(of(format!("/c/models--a--b/snapshots/{commit}")), Some(format!("a/b@{commit}")));
+        let file = of(format!("/c/datasets--gpt2/snapshots/{commit}/x/1.txt"));
+        assert_eq!(file, Some(format!("gpt2@{commit}/x/1.txt")));
         assert_eq!(of(format!("/c/models--gpt2/blobs/{commit}")), None);
         assert_eq!(of("/c/models--gpt2/snapshots/main".to_owned()), None);
         assert_eq!(of(format!("/c/gpt2/snapshots/{commit}")), None);

@@ -88,6 +88,26 @@ pub fn is_complete(folder: &Path) -> bool {
     described && (has(WEIGHTS) || has(ADAPTER) || split())
 }
 
+/// The files of the model in `folder` that are uploaded: its descriptions and weights, in that order, without what names
+/// other folders of the machine.
+///
+/// # Errors
+/// When it has no weights of its own.
+pub fn to_upload(folder: &Path) -> Result<Vec<String>> {
+    let has = |name: &str| folder.join(name).is_file();
+    let kept = DESCRIPTIONS.iter().filter(|name| !matches!(**name, "provenance.json" | "reference.json"));
+    let mut files: Vec<String> = kept.filter(|name| has(name)).map(|name| (*name).to_owned()).collect();
+    match (has(WEIGHTS), has(INDEX)) {
+        (true, _) => files.push(WEIGHTS.to_owned()),
+        (false, true) => {
+            files.push(INDEX.to_owned());
+            files.extend(parts(&folder.join(INDEX))?);
+        }
+        (false, false) => bail!("{} has no {WEIGHTS}", folder.display()),
+    }
+    Ok(files)
+}
+
 /// The files whose paths match one of `patterns`.
 ///
 /// # Errors
