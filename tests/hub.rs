@@ -99,6 +99,9 @@ fn a_model_of_the_hub_stands_wherever_a_folder_does() {
     assert_eq!(scene.run(&format!("{sample}=hf:o/tiny@{COMMIT}")).ok().out, local.out);
     assert_eq!(scene.hub.seen(), []);
 
+    let evaluated = scene.run("eval --model hf:o/tiny --task world-patterns --limit 4 --out e").ok();
+    assert!(evaluated.out.contains("tiny") && !evaluated.out.contains(COMMIT), "{}", evaluated.out);
+
     let words = "pretrain --steps 2 --out next --init hf:o/tiny --data hf:o/text/a/b.txt";
     scene.run(words).ok();
     let request: serde_json::Value = serde_json::from_slice(&fs::read(scene.at("next/run.json")).unwrap()).unwrap();

@@ -5,6 +5,7 @@ use crate::env;
 use crate::ui::{Ui, Usage, unusable};
 use anyhow::Result;
 use gptkit_data::format::needed_bytes;
+use gptkit_hub::cache::{model_name, origin};
 use gptkit_hub::hub::ModelChecks;
 use gptkit_hub::name::{PREFIX, is_repository};
 use gptkit_hub::{Hub, HubName, HubSettings};
@@ -91,10 +92,8 @@ pub(crate) fn resolved(arguments: &[OsString], ui: &Ui) -> Result<Option<Vec<OsS
             NamedBy::Model => {
                 let name = HubName::model(name).map_err(unusable)?;
                 let folder = hub.model(&name, &LocalChecks { name: &name, ui, only_warns: false })?;
-                // A server would call it by its commit.
-                let is_unnamed = is_server && !before.ends_with('=');
-                let own = name.repository.rsplit('/').next().filter(|_| is_unnamed);
-                own.map(|own| format!("{own}=")).unwrap_or_default() + &folder.to_string_lossy()
+                let is_named = !is_server || !before.trim_start_matches(flag).trim_matches('=').is_empty();
+                if is_named { folder.to_string_lossy().into_owned() } else { with_name(&folder) }
             }
             NamedBy::Data => {
                 let weight =
@@ -108,6 +107,15 @@ pub(crate) fn resolved(arguments: &[OsString], ui: &Ui) -> Result<Option<Vec<OsS
         resolved[index] = format!("{before}{place}").into();
     }
     Ok(found.then_some(resolved))
+}
+
+/// `NAME=DIR` for a folder of the cache, which a server would call by its commit; `folder` elsewhere.
+pub(crate) fn with_name(folder: &Path) -> String {
+    let folder_text = folder.to_string_lossy();
+    match origin(folder) {
+        Some(_) => format!("{}={folder_text}", model_name(folder)),
+        None => folder_text.into_owned(),
+    }
 }
 
 /// What to write instead, if an argument that names no folder here looks like a model of the hub.

@@ -111,6 +111,14 @@ pub fn origin(path: &Path) -> Option<String> {
     })
 }
 
+/// What people call the model in `folder`: the name of its repository without the owner where it is in a cache, the folder's
+/// last part elsewhere.
+pub fn model_name(folder: &Path) -> String {
+    let repository = |origin: String| origin.split('@').next()?.rsplit('/').next().map(str::to_owned);
+    let last = || folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned();
+    origin(folder).and_then(repository).unwrap_or_else(last)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +130,8 @@ mod tests {
         assert_eq!(of(format!("/c/models--a--b/snapshots/{commit}")), Some(format!("a/b@{commit}")));
         let file = of(format!("/c/datasets--gpt2/snapshots/{commit}/x/1.txt"));
         assert_eq!(file, Some(format!("gpt2@{commit}/x/1.txt")));
+        let named = [format!("/c/models--a--b/snapshots/{commit}"), "runs/small-1/".to_owned(), "/".to_owned()];
+        assert_eq!(named.map(|path| model_name(Path::new(&path))), ["b", "small-1", "/"]);
         assert_eq!(of(format!("/c/models--gpt2/blobs/{commit}")), None);
         assert_eq!(of("/c/models--gpt2/snapshots/main".to_owned()), None);
         assert_eq!(of(format!("/c/gpt2/snapshots/{commit}")), None);

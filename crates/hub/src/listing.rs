@@ -1,6 +1,6 @@
 //! The files of a revision, as the hub lists them.
 
-use crate::client::{FailedAttempt, HubClient, Sent};
+use crate::client::{FailedAttempt, HubClient, Sent, Unreachable};
 use crate::name::{HubName, is_commit, quoted};
 use anyhow::{Context, Result, ensure};
 use gptkit_data::progress::Progress;
@@ -52,7 +52,17 @@ impl Listing {
     pub(crate) fn of(client: &HubClient, name: &HubName, progress: &dyn Progress) -> Result<Self> {
         let api = format!("{}/{}", client.endpoint(), name.api());
         let page = |url: &str| -> Result<(Value, Option<String>)> {
-            client.repeated(progress, || -> Result<_, FailedAttempt> { client.json(url, Sent::Nothing, &[], name) })
+            let mut is_repeated = false;
+            client.repeated(progress, || match client.json(url, Sent::Nothing, &[], name) {
+                // Without a network, the cache is used soon.
+                Err(FailedAttempt::Temporary { error, .. }) if error.is::<Unreachable>() && is_repeated => {
+                    Err(FailedAttempt::Final(error))
+                }
+                answer => {
+                    is_repeated = true;
+                    answer
+                }
+            })
         };
         let (info, _) = page(&format!("{api}/revision/{}", quoted(&name.revision)))?;
         let commit = info["sha"].as_str().filter(|sha| is_commit(sha));
