@@ -99,7 +99,7 @@ fn a_model_of_the_hub_stands_wherever_a_folder_does() {
     assert_eq!(scene.run(&format!("{sample}=hf:o/tiny@{COMMIT}")).ok().out, local.out);
     assert_eq!(scene.hub.seen(), []);
 
-    let evaluated = scene.run("eval --model hf:o/tiny --task world-patterns --limit 4 --out e").ok();
+    let evaluated = scene.run("eval --model hf:o/tiny --task text=hf:o/text/a/b.txt --limit 4 --out e").ok();
     assert!(evaluated.out.contains("tiny") && !evaluated.out.contains(COMMIT), "{}", evaluated.out);
 
     let words = "pretrain --steps 2 --out next --init hf:o/tiny --data hf:o/text/a/b.txt";
