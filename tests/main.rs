@@ -17,6 +17,7 @@ mod figures;
 mod finetune;
 mod help;
 mod hostile;
+mod hub;
 mod lineage;
 mod looking;
 mod man;

@@ -2,9 +2,10 @@
 //! docs/environment.md is generated from them.
 //!
 //! Libraries read two of them, each in one function: `GPTKIT_CPU` in [`Cpu::limit`], `SOURCE_DATE_EPOCH` in
-//! `gptkit_data::template`. The last four are read by libraries that gptkit is built on.
+//! `gptkit_data::template`. The last five are read by libraries that gptkit is built on.
 
 use crate::ui::Usage;
+use gptkit_hub::HubSettings;
 use gptkit_lineage::event::EVENTS;
 use gptkit_ops::cpu::{Cpu, LIMIT};
 use std::ffi::OsStr;
@@ -54,6 +55,18 @@ pub(crate) const VARIABLES: &[Variable] = &[
         values: "any text",
         about: "key that `gptkit chat` sends to a server, unless `--api-key-file` names a file",
     },
+    of_hub(0),
+    of_hub(1),
+    of_hub(2),
+    of_hub(3),
+    of_hub(4),
+    of_hub(5),
+    of_hub(6),
+    Variable {
+        name: "HTTPS_PROXY",
+        values: "",
+        about: "proxy for requests to the hub; ALL_PROXY and HTTP_PROXY are used as well, and NO_PROXY names hosts without one",
+    },
     Variable { name: "RAYON_NUM_THREADS", values: "", about: "number of threads; by default, one for each core" },
     Variable { name: "NO_COLOR", values: "", about: "no colors" },
     Variable { name: "TMPDIR", values: "", about: "folder of temporary files" },
@@ -64,17 +77,35 @@ pub(crate) const VARIABLES: &[Variable] = &[
     },
 ];
 
+/// A variable of [`gptkit_hub::settings`].
+const fn of_hub(index: usize) -> Variable {
+    let (name, about) = gptkit_hub::settings::VARIABLES[index];
+    let values = if index == OFFLINE { "1" } else { "" };
+    Variable { name, values, about }
+}
+
+/// Number of `HF_HUB_OFFLINE`.
+const OFFLINE: usize = 6;
+
+/// Variables whose values are secret.
+const SECRET: [&str; 3] = [API_KEY, "HF_TOKEN", "HTTPS_PROXY"];
+
 impl Variable {
     /// Its value, if it is set; of a secret, only that it is set.
     pub(crate) fn value(&self) -> Option<String> {
         let value = std::env::var_os(self.name)?;
-        Some(if self.name == API_KEY { "set".to_owned() } else { value.to_string_lossy().into_owned() })
+        Some(if SECRET.contains(&self.name) { "set".to_owned() } else { value.to_string_lossy().into_owned() })
     }
 }
 
 /// The key for a server; empty when it is not set.
 pub(crate) fn api_key() -> String {
     std::env::var(API_KEY).unwrap_or_default()
+}
+
+/// How the hub is reached.
+pub(crate) fn hub() -> HubSettings {
+    HubSettings::new(&|name| std::env::var(name).ok())
 }
 
 /// Whether output is to be events for another gptkit instead of text. Checks the values of all of gptkit's own variables.

@@ -8,14 +8,14 @@ use std::fmt::Write;
 pub(crate) const GROUPS: [(&str, &[&str]); 6] = [
     ("Start here", &["lineage", "chat"]),
     ("Train", &["pretrain", "finetune", "sft", "train-rm", "ppo", "dpo", "scaling"]),
-    ("Use a model", &["serve", "feedback", "sample", "predict", "score", "rank", "merge"]),
+    ("Use a model", &["serve", "feedback", "sample", "predict", "score", "rank", "merge", "pull", "push"]),
     ("Measure", &["eval", "compare", "win-rates", "attention", "bench"]),
     ("Runs", &["plan", "inspect", "runs", "plot"]),
     ("Data and tools", &["tokenizer", "prepare", "world", "config", "info", "completions", "man", "help"]),
 ];
 
 /// Examples of each subcommand that has some.
-const EXAMPLES: [(&str, &[&str]); 22] = [
+const EXAMPLES: [(&str, &[&str]); 24] = [
     ("lineage", &["gptkit lineage", "gptkit lineage --seed 1,2,3", "gptkit lineage --text books/ --out runs/mine"]),
     (
         "pretrain",
@@ -57,7 +57,13 @@ const EXAMPLES: [(&str, &[&str]); 22] = [
             "gptkit eval --model gpt2/ --task hellaswag=val.jsonl",
         ],
     ),
-    ("sample", &["gptkit sample --model runs/small-1 --prompt 'Once upon a time'"]),
+    (
+        "sample",
+        &[
+            "gptkit sample --model runs/small-1 --prompt 'Once upon a time'",
+            "gptkit sample --model hf:openai-community/gpt2 --prompt 'Once upon a time'",
+        ],
+    ),
     (
         "chat",
         &["gptkit chat --model runs/sft-small-1", "echo 'What is 3 plus 4?' | gptkit chat --model runs/sft-small-1"],
@@ -69,6 +75,20 @@ const EXAMPLES: [(&str, &[&str]); 22] = [
             "gptkit serve --model small=runs/sft-small-1 --model gpt2=gpt2/ --reward runs/rm-small-1 --port 9000",
             "gptkit serve --model runs/ppo-small-1 --host 0.0.0.0 --api-key-file keys.txt",
             "gptkit serve --model runs/ppo-small-1 --model runs/sft-small-1 --feedback feedback",
+        ],
+    ),
+    (
+        "pull",
+        &[
+            "gptkit pull openai-community/gpt2",
+            "gptkit pull --dataset openai/gsm8k --file 'main/*.parquet' --out gsm8k",
+        ],
+    ),
+    (
+        "push",
+        &[
+            "gptkit push runs/sft-small-1 OWNER/small-sft --dry-run",
+            "gptkit push runs/sft-small-1 OWNER/small-sft --license mit --private",
         ],
     ),
     ("plan", &["gptkit plan --config gpt2-small", "gptkit plan --config ppo-small --stage ppo"]),

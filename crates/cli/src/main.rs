@@ -24,6 +24,7 @@ mod finetune;
 mod flag_hint;
 mod following;
 mod help;
+mod hub_names;
 mod info;
 mod inspect;
 mod judging;
@@ -39,6 +40,8 @@ mod prepare;
 mod presets;
 mod pretrain;
 mod progress;
+mod pull;
+mod push;
 mod records_args;
 #[cfg(test)]
 mod reference;
@@ -106,6 +109,8 @@ enum Command {
     Sample(sample::SampleCommand),
     Chat(chat::ChatCommand),
     Serve(serve::ServeCommand),
+    Pull(pull::PullCommand),
+    Push(push::PushCommand),
     #[command(subcommand)]
     Feedback(feedback::FeedbackCommand),
     Attention(attention::AttentionCommand),
@@ -147,6 +152,8 @@ impl Command {
             Self::Sample(command) => command.run(ui),
             Self::Chat(command) => command.run(ui),
             Self::Serve(command) => command.run(ui),
+            Self::Pull(command) => command.run(ui),
+            Self::Push(command) => command.run(ui),
             Self::Feedback(command) => command.run(ui),
             Self::Prepare(command) => command.run(ui),
             Self::Scaling(command) => command.run(ui),
@@ -259,11 +266,24 @@ fn main() -> ExitCode {
     for name in env::unknown() {
         ui.say(&format!("warning: unknown environment variable {name}"));
     }
-    let result = cli.command.run(&ui);
+    let result = match hub_names::resolved(&arguments, &ui) {
+        Err(e) => Err(e),
+        Ok(None) => cli.command.run(&ui),
+        Ok(Some(resolved)) => match parse(&resolved) {
+            Ok(cli) => cli.command.run(&ui),
+            Err(code) => return code,
+        },
+    };
     ui.ended();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => ui.fail(&e),
+        Err(e) => {
+            let code = ui.fail(&e);
+            if let Some(hint) = hub_names::hint(&arguments) {
+                ui.say(&format!("  hint: {hint}"));
+            }
+            code
+        }
     }
 }
 

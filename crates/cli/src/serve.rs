@@ -2,6 +2,7 @@
 
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
+use crate::hub_names::with_name;
 use crate::ui::{Ui, Usage, unusable};
 use anyhow::{Context, Result};
 use clap::{Args, FromArgMatches};
@@ -117,7 +118,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 impl ServeCommand {
     /// The server of `gptkit chat --web`: one model, on a free port of this machine, with the page in a browser.
     pub(crate) fn with_browser(model: &Path, compute: ComputeArgs) -> Result<Self> {
-        let arguments = ["--port=0".into(), "--model".into(), model.as_os_str().to_owned()];
+        let arguments = ["--port=0".into(), "--model".into(), with_name(model).into()];
         Ok(Self { opens_browser: true, ..Self::with_arguments(&arguments, compute)? })
     }
 

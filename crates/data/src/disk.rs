@@ -195,6 +195,58 @@ fn give_default_mode(_: &Path, _: &Scratch) -> Result<()> {
     Ok(())
 }
 
+/// Gives the file `part`, which is complete, the name `path` in the same folder.
+///
+/// # Errors
+/// When it cannot be renamed.
+pub fn publish_file(part: &Path, path: &Path) -> Result<()> {
+    let publish = || -> Result<()> {
+        File::open(part)?.sync_all()?;
+        fs::rename(part, path)?;
+        sync_folder_of(path)
+    };
+    publish().with_context(|| format!("{} cannot be moved to its final name", part.display()))
+}
+
+/// Makes `path` a link to `target`, which leads to the file `file`; a copy of that where there are no links. What was there
+/// before is replaced.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn link(target: &Path, file: &Path, path: &Path) -> Result<()> {
+    let link = || -> Result<()> {
+        remove(path)?;
+        if symlink(target, path).is_err() {
+            fs::copy(file, path)?;
+        }
+        Ok(())
+    };
+    link().with_context(|| format!("{} cannot be written", path.display()))
+}
+
+#[cfg(unix)]
+fn symlink(target: &Path, path: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(target, path)
+}
+
+#[cfg(not(unix))]
+fn symlink(_: &Path, _: &Path) -> std::io::Result<()> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+/// Bytes that are free on the disk of `folder`, where the system says so.
+#[cfg(unix)]
+pub fn free_bytes(folder: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(folder).ok()?;
+    stat.f_bavail.checked_mul(stat.f_frsize)
+}
+
+/// Bytes that are free on the disk of `folder`, where the system says so.
+#[cfg(not(unix))]
+pub fn free_bytes(_: &Path) -> Option<u64> {
+    None
+}
+
 /// Lets `fill` write a folder under a name aside, then gives it the name `path`, in place of an older one.
 ///
 /// # Errors

@@ -4,6 +4,7 @@ use crate::task::TaskConfig;
 use anyhow::{Context, Result, ensure};
 use gptkit_data::disk::{self, Claim};
 use gptkit_data::source::OnBadRecord;
+use gptkit_hub::cache::model_name;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -116,13 +117,10 @@ impl EvalRequest {
         serde_json::from_str(&disk::read_description(&path)?).with_context(|| format!("{} is damaged", path.display()))
     }
 
-    /// What model number `n` is called: its folder's name, or its path where that is another's too.
+    /// What model number `n` is called: [`model_name`], or its path where that is another's too.
     pub fn model_name(&self, n: usize) -> String {
-        let last = |path: &Path| {
-            path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
-        };
-        let name = last(&self.models[n]);
-        let alone = self.models.iter().filter(|other| last(other) == name).count() == 1;
+        let name = model_name(&self.models[n]);
+        let alone = self.models.iter().filter(|other| model_name(other) == name).count() == 1;
         if alone { name } else { self.models[n].display().to_string() }
     }
 

@@ -6,6 +6,7 @@ use gptkit_data::form::DialogueForm;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_feedback::choices::Item;
 use gptkit_feedback::records::ModelIdentity;
+use gptkit_hub::cache::model_name;
 use gptkit_model::generate::{Completion, GenerationOptions, LateEnds};
 use gptkit_model::generate_batch::{BatchRequest, generate_batch};
 use gptkit_model::load::{ModelFolder, weights_fingerprint};
@@ -109,9 +110,8 @@ impl ModelNumbers {
     pub fn identity(&self, folder: &Path, tokenizer: &Tokenizer, form: &DialogueForm) -> Result<ModelIdentity> {
         let weights = weights_fingerprint(folder)?;
         let all = format!("{weights} {} {}", self.numbers, env!("CARGO_PKG_VERSION"));
-        let name = folder.file_name().unwrap_or(folder.as_os_str());
         Ok(ModelIdentity {
-            name: name.to_string_lossy().into_owned(),
+            name: model_name(folder),
             folder: folder.to_string_lossy().into_owned(),
             weights,
             tokenizer: tokenizer.fingerprint()?,

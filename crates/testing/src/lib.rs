@@ -1,6 +1,8 @@
 //! What unit tests of several crates share: files of golden numbers, and comparisons with them. Never a dependency of what is
 //! shipped.
 
+pub mod stub_hub;
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 

@@ -29,6 +29,7 @@
 //! - [`overview`]  the runs of a folder at a glance
 //! - [`memory`]    what a step holds, by part
 //! - [`machine`]   what the machine has
+//! - [`model_card`] a run, described for the people who download its model
 //! - [`plan`]      memory and time before they are spent
 //! - [`mod@bench`] a step, reading and decoding, to be timed
 //! - [`mod@pretrain`]  the stage: raw text → language model
@@ -52,6 +53,7 @@ pub mod masked;
 pub mod memory;
 pub mod metric_charts;
 pub mod metrics;
+pub mod model_card;
 pub mod model_used;
 pub mod objective;
 pub mod optimizer;

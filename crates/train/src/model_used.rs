@@ -12,6 +12,9 @@ pub struct ModelUsed {
     pub folder: PathBuf,
     /// Fingerprint of its weights.
     pub weights: String,
+    /// Repository and commit on the hub that it was downloaded from, as `NAME@COMMIT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
 }
 
 impl ModelUsed {
@@ -20,7 +23,10 @@ impl ModelUsed {
     /// # Errors
     /// When its weights cannot be read.
     pub fn of(folder: &Path) -> Result<Self> {
-        Ok(Self { folder: std::path::absolute(folder)?, weights: disk::fingerprint(folder, ".safetensors")? })
+        let folder = std::path::absolute(folder)?;
+        let weights = disk::fingerprint(&folder, ".safetensors")?;
+        let hub = gptkit_hub::cache::origin(&folder);
+        Ok(Self { folder, weights, hub })
     }
 
     /// Whether the folder still has the same weights.
