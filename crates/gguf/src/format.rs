@@ -34,7 +34,9 @@ impl FromStr for WeightFormat {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = FORMATS.iter().find(|(name, _)| *name == text.to_lowercase());
-        found.map(|(_, format)| *format).ok_or_else(|| format!("must be one of {}", FORMATS.map(|(name, _)| name).join(", ")))
+        found
+            .map(|(_, format)| *format)
+            .ok_or_else(|| format!("must be one of {}", FORMATS.map(|(name, _)| name).join(", ")))
     }
 }
 

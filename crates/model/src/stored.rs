@@ -75,30 +75,18 @@ impl StoredWeights {
         self.files.load(self.names.get(name).map_or(name, String::as_str), device)
     }
 
-    /// Reads all weights of a model of shape `config`. With `biases_may_lack`, biases that are not there are zeros.
+    /// All weights of a model of shape `config`, ready to be read. With `biases_may_lack`, biases that are not there are
+    /// zeros.
     ///
     /// # Errors
     /// When weights are missing, left over, or no real numbers.
-    pub(crate) fn read(mut self, config: &ModelConfig, biases_may_lack: bool, device: &Device) -> Result<Params> {
+    pub(crate) fn ready(mut self, config: &ModelConfig, biases_may_lack: bool) -> Result<ReadyWeights> {
         let wanted = layout(config);
         self.take_output_for_tokens(config);
         self.must_be_complete(config.n_layer, &wanted, biases_may_lack)?;
         self.must_have_places(&wanted)?;
         let turned = self.are_transposed(&wanted)?;
-        let shapes: BTreeMap<&str, &[usize]> = wanted.iter().map(|s| (s.name.as_str(), s.shape.as_slice())).collect();
-        let load = |name: &str| {
-            if !self.names.contains_key(name) {
-                return Tensor::zeros(shapes[name], DType::F32, device);
-            }
-            let tensor = self.load(name, device)?;
-            if turned && is_linear(name) { tensor.t()?.contiguous() } else { Ok(tensor) }
-        };
-        let within = || format!("in {}", self.folder.display());
-        let params = Params::gather(config, load).with_context(within)?;
-        for (name, parameter) in params.iter() {
-            must_be_finite(name, parameter.var().as_tensor()).with_context(within)?;
-        }
-        Ok(params)
+        Ok(ReadyWeights { stored: self, turned, shapes: wanted.into_iter().map(|s| (s.name, s.shape)).collect() })
     }
 
     /// Tied weights may be stored under the output layer's name alone.
@@ -198,6 +186,42 @@ impl StoredWeights {
             );
         }
         Ok(turned.is_some())
+    }
+}
+
+/// The weights of a model, all of which are there.
+pub(crate) struct ReadyWeights {
+    stored: StoredWeights,
+    /// Whether matrices lie as `[out, in]`.
+    turned: bool,
+    /// The shape of each weight by its name.
+    shapes: BTreeMap<String, Vec<usize>>,
+}
+
+impl ReadyWeights {
+    /// Reads the weight `name`, as [`layout`] has it.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn load(&self, name: &str, device: &Device) -> candle_core::Result<Tensor> {
+        if !self.stored.names.contains_key(name) {
+            return Tensor::zeros(self.shapes[name].as_slice(), DType::F32, device);
+        }
+        let tensor = self.stored.load(name, device)?;
+        if self.turned && is_linear(name) { tensor.t()?.contiguous() } else { Ok(tensor) }
+    }
+
+    /// Reads all weights of a model of shape `config`.
+    ///
+    /// # Errors
+    /// When a shape is another, or a value is not finite.
+    pub(crate) fn read(&self, config: &ModelConfig, device: &Device) -> Result<Params> {
+        let within = || format!("in {}", self.stored.folder.display());
+        let params = Params::gather(config, |name| self.load(name, device)).with_context(within)?;
+        for (name, parameter) in params.iter() {
+            must_be_finite(name, parameter.var().as_tensor()).with_context(within)?;
+        }
+        Ok(params)
     }
 }
 
