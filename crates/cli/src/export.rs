@@ -91,11 +91,13 @@ impl ExportCommand {
             measured_bytes(*bytes as f64)
         ));
         for one in replaced {
+            let (n, verbs) = (one.n, if one.n == 1 { ["tensor has", "it is"] } else { ["tensors have", "they are"] });
             ui.say(&format!(
-                "{} tensors have rows of {} weights, which {} cannot store; they are {}",
-                one.n,
+                "{n} {} rows of {} weights, which {} cannot store; {} {}",
+                verbs[0],
                 one.columns,
                 dtype::name(one.wanted),
+                verbs[1],
                 dtype::name(one.written)
             ));
         }

@@ -26,3 +26,6 @@ pub use writer::{GgufWriter, TensorPlan};
 const MAGIC: [u8; 4] = *b"GGUF";
 /// Tensors begin at multiples of this, where the metadata names no other.
 const ALIGNMENT: u64 = 32;
+
+#[cfg(test)]
+mod tests;
