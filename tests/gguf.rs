@@ -24,7 +24,7 @@ fn a_file_is_the_model_that_it_was_made_of() {
     let path = folder.path();
     for (name, more) in [
         ("own", "--set tokenizer.vocab_size=300"),
-        ("characters", "--set tokenizer.train=\"char\""),
+        ("characters", "--config char"),
         ("untied", "--set model.tie_word_embeddings=false --set model.n_inner=64"),
     ] {
         tiny(path, &format!("{more} --out {name}"));
@@ -38,7 +38,7 @@ fn a_file_is_the_model_that_it_was_made_of() {
             assert!(tensors.len() > 20);
             tensors
         };
-        assert_eq!(weights(name), weights(&format!("{name}-again")), "{name}");
+        assert!(weights(name) == weights(&format!("{name}-again")), "{name}");
         let config = |folder: &str| -> serde_json::Value {
             serde_json::from_slice(&fs::read(path.join(folder).join("config.json")).unwrap()).unwrap()
         };
@@ -125,10 +125,11 @@ fn a_file_can_be_used_where_a_model_folder_can() {
         let words: Vec<&str> = words.split(' ').chain(["train.length=\"2 steps\""]).collect();
         run(path, &words, b"").ok();
     };
-    sft("base", "a");
+    gptkit(path, "import base.gguf --out imported").ok();
+    sft("imported", "a");
     sft("base.gguf", "b");
     let weights = |run: &str| safetensors_of(&fs::read(path.join(run).join("model.safetensors")).unwrap());
-    assert_eq!(weights("a"), weights("b"), "training goes on from the same weights");
+    assert!(weights("a") == weights("b"), "training starts from the same weights");
     gptkit(path, "sft --resume b").ok();
     // A chat model keeps its template, its tokens and the ends of its answers.
     export(path, "--model b --out chat.gguf").ok();

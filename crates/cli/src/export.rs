@@ -25,7 +25,7 @@ const MOST_TOKENS: usize = 100_000;
 /// Supports GPT-2 models and the policies of sft, ppo and dpo trained from one. Adapters are merged into their base model. A
 /// Modelfile for Ollama is written to the same folder.
 #[derive(Debug, Args)]
-pub(crate) struct ExportCommand {
+pub(crate) struct ModelExportCommand {
     /// Model folder
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
@@ -56,7 +56,7 @@ enum FileFormat {
     Gguf,
 }
 
-impl ExportCommand {
+impl ModelExportCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
         let FileFormat::Gguf = self.format;
         let name =

@@ -101,7 +101,7 @@ enum Command {
     WinRates(win_rates::WinRatesCommand),
     Eval(Box<eval::EvalCommand>),
     Merge(merge::MergeCommand),
-    Export(export::ExportCommand),
+    Export(export::ModelExportCommand),
     Import(import::ImportCommand),
     Plan(plan::PlanCommand),
     Inspect(inspect::InspectCommand),

@@ -73,7 +73,7 @@ impl GgufFile {
             let metadata = path.metadata()?;
             ensure!(metadata.is_file(), "it is not a regular file");
             let file = File::open(path)?;
-            let mut header = Header { input: BufReader::new(&file), at: 0, length: metadata.len() };
+            let mut header = GgufHeader { input: BufReader::new(&file), at: 0, length: metadata.len() };
             let (metadata, tensors) = header.read()?;
             Ok(Self { path: path.to_owned(), file: Mutex::new(file), metadata, tensors })
         };
@@ -126,7 +126,7 @@ impl GgufFile {
 }
 
 /// What stands before the tensors.
-struct Header<R> {
+struct GgufHeader<R> {
     input: R,
     /// Bytes read.
     at: u64,
@@ -134,7 +134,7 @@ struct Header<R> {
     length: u64,
 }
 
-impl<R: Read> Header<R> {
+impl<R: Read> GgufHeader<R> {
     fn read(&mut self) -> Result<(Metadata, Vec<GgufTensor>)> {
         let magic: [u8; 4] = self.array("the magic number")?;
         ensure!(magic == MAGIC, "it does not begin with GGUF, but with the bytes {magic:02x?}");

@@ -108,6 +108,19 @@ fn metadata_and_tensors_come_back() {
     assert!(!file.are_equal(&file.tensors[0], &file.tensors[1]).unwrap());
 }
 
+/// Tensors are quantized some rows at a time.
+#[test]
+fn large_tensors_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let shape = [5000, 512];
+    let plans = [plan("exact", &shape, GgmlDType::F32), plan("blocks", &shape, GgmlDType::Q8_0)];
+    let file = GgufFile::open(&saved(folder.path(), &bytes(&metadata(), &plans))).unwrap();
+    for (tensor, most) in file.tensors.iter().zip([0.0, 0.005]) {
+        let off = (file.load(tensor, &Device::Cpu).unwrap() - values(&shape)).unwrap().abs().unwrap();
+        assert!(off.max_all().unwrap().to_scalar::<f32>().unwrap() <= most, "{}", tensor.name);
+    }
+}
+
 /// Version, alignment and places by the specification, byte for byte.
 #[test]
 fn the_bytes_are_those_of_the_specification() {

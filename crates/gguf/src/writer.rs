@@ -8,6 +8,8 @@ use candle_core::{DType, Tensor};
 use std::io::Write;
 
 const VERSION: u32 = 3;
+/// Values that are quantized at a time.
+const AT_A_TIME: usize = 1 << 20;
 
 /// A tensor that is to be written.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,10 +81,16 @@ impl<W: Write> GgufWriter<W> {
     pub fn write(&mut self, tensor: &Tensor) -> Result<()> {
         let plan = self.waiting.pop().context("there are more tensors than were announced")?;
         ensure!(tensor.dims() == plan.shape, "{} has the shape {:?}", plan.name, tensor.dims());
-        let bytes = blocks(tensor, plan.dtype).with_context(|| format!("{} cannot be written", plan.name))?;
-        ensure!(bytes.len() as u64 == plan.n_bytes()?, "{} has {} bytes", plan.name, bytes.len());
         let mut out = Counted { out: &mut self.out, n: 0 };
-        out.write_all(&bytes)?;
+        let rows = tensor.dim(0)?;
+        // A vector is one row.
+        let step = if tensor.rank() == 1 { rows } else { (AT_A_TIME / (tensor.elem_count() / rows)).clamp(1, rows) };
+        for start in (0..rows).step_by(step) {
+            let part = tensor.narrow(0, start, step.min(rows - start))?;
+            let bytes = blocks(&part, plan.dtype).with_context(|| format!("{} cannot be written", plan.name))?;
+            out.write_all(&bytes)?;
+        }
+        ensure!(out.n == plan.n_bytes()?, "{} has {} bytes", plan.name, out.n);
         out.fill()
     }
 

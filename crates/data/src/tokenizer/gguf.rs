@@ -48,7 +48,7 @@ impl Tokenizer {
     pub fn to_gguf(&self, rows: usize) -> Result<Metadata> {
         let whole: Value = serde_json::from_str(&self.to_json()?)?;
         let is_char = self.kind == TokenEncoding::Char;
-        ensure!(!self.frame_space, "its texts stand between the tokens of a classifier");
+        ensure!(!self.frame_space, "it is the tokenizer of a classifier, with special tokens around each text");
         if !is_char {
             must_be_byte_level(&whole)?;
         }
