@@ -70,11 +70,15 @@ impl WeightFormat {
             Self::Bf16 => GgmlDType::BF16,
             Self::Q8_0 => GgmlDType::Q8_0,
             Self::Q4KM if name == "output.weight" || is_tied && name == "token_embd.weight" => GgmlDType::Q6K,
-            Self::Q4KM if name.contains("attn_qkv") => GgmlDType::Q5K,
-            Self::Q4KM if name.contains("ffn_down") && uses_more_bits(name, n_layer) => GgmlDType::Q6K,
+            Self::Q4KM if is_sensitive(name) && uses_more_bits(name, n_layer) => GgmlDType::Q6K,
             Self::Q4KM => GgmlDType::Q4K,
         }
     }
+}
+
+/// Whether the tensor `name` gets more bits in some layers: values of the attention, and the end of the MLP.
+fn is_sensitive(name: &str) -> bool {
+    name.contains("attn_qkv") || name.contains("ffn_down")
 }
 
 /// Whether the layer of the tensor `name` is one of those that get more bits: the first and the last eighth, and every third.
@@ -104,14 +108,16 @@ pub fn that_fits(dtype: GgmlDType, columns: usize) -> GgmlDType {
 mod tests {
     use super::*;
 
-    /// By the formula of llama.cpp's `use_more_bits`, for 12 layers: 12 / 8 = 1, 7 · 12 / 8 = 10.
+    /// By the formula of llama.cpp's `use_more_bits`, for 12 layers: 12 / 8 = 1, 7 · 12 / 8 = 10. `llama_model_quantize` gives
+    /// each tensor the same type.
     #[test]
     fn a_mixture_is_that_of_llama_quantize() {
         let dtype = |name: &str| WeightFormat::Q4KM.dtype(name, 12, true);
         assert_eq!(dtype("token_embd.weight"), GgmlDType::Q6K);
         assert_eq!(WeightFormat::Q4KM.dtype("token_embd.weight", 12, false), GgmlDType::Q4K);
         assert_eq!(dtype("position_embd.weight"), GgmlDType::F32);
-        assert_eq!(dtype("blk.3.attn_qkv.weight"), GgmlDType::Q5K);
+        assert_eq!(dtype("blk.3.attn_qkv.weight"), GgmlDType::Q6K);
+        assert_eq!(dtype("blk.4.attn_qkv.weight"), GgmlDType::Q4K);
         assert_eq!(dtype("blk.3.attn_output.weight"), GgmlDType::Q4K);
         assert_eq!(dtype("blk.3.attn_qkv.bias"), GgmlDType::F32);
         assert_eq!(dtype("blk.3.ffn_norm.weight"), GgmlDType::F32);

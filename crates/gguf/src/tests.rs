@@ -198,6 +198,28 @@ fn what_is_wrong_is_named() {
     }
 }
 
+/// Whatever a byte is changed to, the file is read or refused, and tensors lie within it.
+#[test]
+fn no_changed_byte_leads_out_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = small();
+    let mut refused = 0;
+    for at in 0..whole.len() {
+        for byte in [0, 1, 7, 8, 9, 0x7F, 0x80, 0xFF] {
+            let path = saved(folder.path(), &changed(whole.clone(), at, &[byte]));
+            let Ok(file) = GgufFile::open(&path) else {
+                refused += 1;
+                continue;
+            };
+            for tensor in &file.tensors {
+                assert!(tensor.range.end <= whole.len() as u64, "byte {at} is {byte}");
+                file.load(tensor, &Device::Cpu).unwrap();
+            }
+        }
+    }
+    assert!(refused > 500, "{refused}");
+}
+
 #[test]
 fn a_file_that_is_shortened_after_it_was_opened_is_an_error() {
     let folder = tempfile::tempdir().unwrap();

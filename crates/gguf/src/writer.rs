@@ -106,7 +106,8 @@ impl<W: Write> GgufWriter<W> {
 
 /// The blocks of `tensor`, whose rows are whole blocks.
 fn blocks(tensor: &Tensor, dtype: GgmlDType) -> Result<Vec<u8>> {
-    let tensor = tensor.to_dtype(DType::F32)?.contiguous()?;
+    // The library quantizes all that lies in memory, not only the part that `tensor` shows.
+    let tensor = tensor.to_dtype(DType::F32)?.force_contiguous()?;
     let blocks = QTensor::quantize(&tensor, dtype)?;
     if dtype == GgmlDType::F16 {
         let largest = tensor.abs()?.max_all()?.to_scalar::<f32>()?;
