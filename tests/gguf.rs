@@ -163,7 +163,7 @@ fn what_llama_cpp_would_run_wrongly_is_refused_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     let refused = |model: &str, more: &str, says: &str| {
-        let ran = export(path, &format!("--model {model} --out refused.gguf {more}").trim_end());
+        let ran = export(path, format!("--model {model} --out refused.gguf {more}").trim_end());
         assert!(ran.code == Some(2) && ran.err.contains(says) && ran.err.contains("hint"), "{model}: {}", ran.err);
         assert!(!path.join("refused.gguf").exists(), "{model}");
     };
