@@ -11,8 +11,9 @@ Three cases:
     poisson   requests arrive at --rate a second for --seconds: time to first token, time between tokens, tokens a second
 
 Prompts are token ids drawn with a seed, so that no prompt begins like another. Nothing else should run meanwhile.
-Against llama.cpp's server, on weights that scripts/write_gguf.py writes:
+Against llama.cpp's server, on the same weights:
 
+    gptkit export --model DIR --format gguf --quantize bf16 --out model.gguf
     llama-server -m model.gguf --port 8001 -np 16 -c 16384 --threads 2
     gptkit serve --model DIR --dtype bf16 &
     python3 scripts/bench_serve.py --against http://127.0.0.1:8001

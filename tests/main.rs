@@ -15,6 +15,7 @@ mod eval;
 mod feedback;
 mod figures;
 mod finetune;
+mod gguf;
 mod help;
 mod hostile;
 mod hub;

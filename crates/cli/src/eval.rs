@@ -15,7 +15,7 @@ use gptkit_eval::request::{EvalRequest, FinetunedRequest, TaskRequest};
 use gptkit_eval::run::{EvalCell, EvalContext, EvalEnd, evaluate};
 use gptkit_eval::task::Scoring;
 use gptkit_model::HeadDescription;
-use gptkit_model::load::load_config;
+use gptkit_model::load::{load_config, may_be_model};
 use gptkit_sft::accuracy::RecordSink;
 use gptkit_train::interrupt::Interrupt;
 use gptkit_train::run::claim_numbered;
@@ -188,7 +188,7 @@ impl EvalCommand {
 /// Returns an error if the folder does not contain a language model.
 fn check_model(model: &Path) -> Result<()> {
     let usage = |what: &str, hint: &str| Usage::new(format!("--model {}: {what}", model.display())).hint(hint);
-    if !model.is_dir() {
+    if !may_be_model(model) {
         return Err(usage("no such folder", "train a model with `gptkit pretrain` and pass its run folder").into());
     }
     if HeadDescription::load(model).is_ok() {

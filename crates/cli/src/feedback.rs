@@ -16,7 +16,7 @@ use gptkit_feedback::choices::Item;
 use gptkit_feedback::export::{ExportCounts, ExportFilter, ExportKind};
 use gptkit_feedback::records::{MARKS, RecordedAnswer};
 use gptkit_feedback::trace::NotedExport;
-use gptkit_model::load::weights_fingerprint;
+use gptkit_model::load::{may_be_model, weights_fingerprint};
 use gptkit_model::sampler::Sampling;
 use gptkit_preferences::answering::{CompletionWriter, DecodingSettings};
 use gptkit_preferences::settings::StoredSampling;
@@ -133,7 +133,7 @@ impl ExportCommand {
             let Some(path) = path else { continue };
             let counts = store.export_to(kind, &filter, path)?;
             say(ui, kind, path.display(), &counts);
-            let model = store.last_model()?.filter(|model| Path::new(model).is_dir());
+            let model = store.last_model()?.filter(|model| may_be_model(Path::new(model)));
             match (model, counts.records) {
                 (Some(model), 1..) => {
                     let (model, path) = (shell(Path::new(&model)), shell(path));

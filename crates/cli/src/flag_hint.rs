@@ -88,6 +88,7 @@ pub(crate) fn of(error: &clap::Error, arguments: &[OsString], program: &Command)
     }
     let path = Path::new(given);
     let is_model = path.join("config.json").exists() || path.join("adapter_config.json").exists();
+    let is_model = is_model || gptkit_gguf::is_gguf(path);
     let flags: &[&str] = if is_model { &["--model", "--init"] } else { &["--data", "--prompts", "--model", "--init"] };
     let flag = match path.exists() {
         true => flags.iter().find(|flag| has(flag))?,

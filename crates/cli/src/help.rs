@@ -8,14 +8,17 @@ use std::fmt::Write;
 pub(crate) const GROUPS: [(&str, &[&str]); 6] = [
     ("Start here", &["lineage", "chat"]),
     ("Train", &["pretrain", "finetune", "sft", "train-rm", "ppo", "dpo", "scaling"]),
-    ("Use a model", &["serve", "feedback", "sample", "predict", "score", "rank", "merge", "pull", "push"]),
+    (
+        "Use a model",
+        &["serve", "feedback", "sample", "predict", "score", "rank", "merge", "pull", "push", "export", "import"],
+    ),
     ("Measure", &["eval", "compare", "win-rates", "attention", "bench"]),
     ("Runs", &["plan", "inspect", "runs", "plot"]),
     ("Data and tools", &["tokenizer", "prepare", "world", "config", "info", "completions", "man", "help"]),
 ];
 
 /// Examples of each subcommand that has some.
-const EXAMPLES: [(&str, &[&str]); 24] = [
+const EXAMPLES: [(&str, &[&str]); 26] = [
     ("lineage", &["gptkit lineage", "gptkit lineage --seed 1,2,3", "gptkit lineage --text books/ --out runs/mine"]),
     (
         "pretrain",
@@ -68,6 +71,14 @@ const EXAMPLES: [(&str, &[&str]); 24] = [
         "chat",
         &["gptkit chat --model runs/sft-small-1", "echo 'What is 3 plus 4?' | gptkit chat --model runs/sft-small-1"],
     ),
+    (
+        "export",
+        &[
+            "gptkit export --model runs/sft-small-1 --format gguf --quantize q8_0 --out sft.gguf",
+            "gptkit export --model gpt3/ --format gguf --as-dense --data held-out.txt --out gpt3.gguf",
+        ],
+    ),
+    ("import", &["gptkit import gpt2.gguf --out gpt2"]),
     (
         "serve",
         &[

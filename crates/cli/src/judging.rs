@@ -9,7 +9,7 @@ use gptkit_data::synthetic::{SimulatedLabeler, SyntheticInstructions};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_feedback::choices::Judge;
 use gptkit_model::HeadDescription;
-use gptkit_model::load::weights_fingerprint;
+use gptkit_model::load::{may_be_model, weights_fingerprint};
 use gptkit_preferences::compare::AutomaticJudge;
 use gptkit_reward::model::Scorer;
 use std::path::{Path, PathBuf};
@@ -135,7 +135,7 @@ impl JudgeChoice {
 /// Refuses a model folder that does not exist, and says how a model without a chat template reads prompts. `name` is the
 /// option that names it.
 pub(crate) fn check_model(name: &str, model: &Path, ui: &Ui) -> Result<()> {
-    if !model.is_dir() {
+    if !may_be_model(model) {
         let hint = "name a run of `gptkit sft` or another model folder";
         return Err(Usage::new(format!("--{name} {}: no such folder", model.display())).hint(hint).into());
     }

@@ -16,6 +16,7 @@ mod device;
 mod dpo;
 mod env;
 mod eval;
+mod export;
 mod feedback;
 mod feedback_simulate;
 mod feedback_stats;
@@ -25,6 +26,7 @@ mod flag_hint;
 mod following;
 mod help;
 mod hub_names;
+mod import;
 mod info;
 mod inspect;
 mod judging;
@@ -102,6 +104,8 @@ enum Command {
     WinRates(win_rates::WinRatesCommand),
     Eval(Box<eval::EvalCommand>),
     Merge(merge::MergeCommand),
+    Export(export::ModelExportCommand),
+    Import(import::ImportCommand),
     Plan(plan::PlanCommand),
     Inspect(inspect::InspectCommand),
     Runs(runs::RunsCommand),
@@ -144,6 +148,8 @@ impl Command {
             Self::WinRates(command) => command.run(ui),
             Self::Eval(command) => command.run(ui),
             Self::Merge(command) => command.run(ui),
+            Self::Export(command) => command.run(ui),
+            Self::Import(command) => command.run(ui),
             Self::Plan(command) => command.run(ui),
             Self::Inspect(command) => command.run(ui),
             Self::Runs(command) => command.run(ui),

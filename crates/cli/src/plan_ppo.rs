@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use gptkit_data::format::needed_bytes;
 use gptkit_data::progress::grouped;
 use gptkit_model::ModelConfig;
-use gptkit_model::load::load_config;
+use gptkit_model::load::{load_config, may_be_model};
 use gptkit_rl::PpoConfig;
 use gptkit_rl::plan::{Phase, Plan, settings_that_fit};
 use gptkit_train::PretrainConfig;
@@ -50,7 +50,7 @@ fn model(flag: &str, named: Option<&Path>) -> Result<ModelConfig> {
         return Ok(model);
     }
     let folder = Path::new(&*name);
-    if !folder.is_dir() {
+    if !may_be_model(folder) {
         let what = match preset {
             true => "this preset does not define a model",
             false => "no such folder or preset",

@@ -12,7 +12,7 @@ use clap::Args;
 use gptkit_config::Check;
 use gptkit_data::disk::Claim;
 use gptkit_data::progress::{Progress, counted};
-use gptkit_model::load::load_config;
+use gptkit_model::load::{load_config, may_be_model};
 use gptkit_train::fit::Summary;
 use gptkit_train::language_modeling::SOURCE_LOSS;
 use gptkit_train::objective::LOSS;
@@ -224,7 +224,7 @@ pub(crate) fn load_following<C: DeserializeOwned + Check>(
 /// When there is none.
 pub(crate) fn model_to_start_from(init: Option<&Path>) -> Result<&Path> {
     let init = init.context("--init is missing")?;
-    if !init.is_dir() {
+    if !may_be_model(init) {
         let hint = "train one with `gptkit pretrain`, or name a model folder in Hugging Face format";
         return Err(Usage::new(format!("--init {}: no such folder", init.display())).hint(hint).into());
     }

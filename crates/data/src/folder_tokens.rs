@@ -119,6 +119,13 @@ impl FolderTokens {
         })
     }
 
+    /// Special tokens by their uses, templates, and whether texts begin with `bos_token` and end with `eos_token`, where no
+    /// folder has them.
+    pub(crate) fn of_uses(uses: Vec<(String, String)>, templates: FolderTemplates, frames: (bool, bool)) -> Self {
+        let named = uses.into_iter().map(|(name, token)| (name, AddedToken::from(token, true))).collect();
+        Self { named, templates, frames, ..Self::default() }
+    }
+
     /// The settings that a tokenizer keeps; named tokens for which `is_token` fails are left out.
     pub(crate) fn settings(self, is_token: impl Fn(&str) -> bool) -> TextSettings {
         let names = self.named.into_iter().map(|(name, token)| (name, token.content));

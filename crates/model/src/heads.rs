@@ -160,6 +160,9 @@ impl HeadDescription {
     /// # Errors
     /// When `config.json` cannot be read.
     pub fn load_reward(folder: &Path) -> Result<Option<Self>> {
+        if gptkit_gguf::is_gguf(folder) {
+            return Ok(None);
+        }
         if let Ok(description) = Self::load(folder) {
             return Ok((description.task == Self::REWARD).then_some(description));
         }

@@ -40,6 +40,9 @@ pub(crate) fn config_json(config: &ModelConfig) -> Value {
         Kind::Gpt2 | Kind::Gpt3 => "gelu_new",
         Kind::Lstm => "tanh",
     });
+    if matches!(config.kind, Kind::Gpt2 | Kind::Gpt3) {
+        json["n_ctx"] = json!(config.context); // llama.cpp's converter reads this name
+    }
     if config.position_init != PositionInit::default() {
         json["position_init"] = json!(config.position_init); // of gptkit alone, which goes on training by it
     }

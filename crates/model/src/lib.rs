@@ -28,6 +28,7 @@
 //! - [`peft_modules`] a model's modules by PEFT's names
 //! - [`peft`]     what `adapter_config.json` says
 //! - [`adapter_folder`] folders of adapters, and their merge with the base model
+//! - [`mod@gguf`] models in GGUF files; [`gguf_export`] writes them, [`modelfile`] a description for Ollama beside them
 //! - [`tensor_files`] tensors of safetensors files
 
 mod adapter_folder;
@@ -37,6 +38,8 @@ pub mod continuation;
 pub mod folder;
 pub mod generate;
 pub mod generate_batch;
+mod gguf;
+pub mod gguf_export;
 pub mod gpt;
 pub mod heads;
 mod hf_config;
@@ -46,6 +49,7 @@ pub mod layout;
 pub mod likelihood;
 pub mod load;
 pub mod lora;
+pub mod modelfile;
 pub mod packing;
 pub mod params;
 pub mod pass;

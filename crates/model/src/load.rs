@@ -1,18 +1,21 @@
-//! Loads a model from a folder: a Hugging Face folder, or a folder of adapters with its base model.
+//! Loads a model from where it lies: a Hugging Face folder, a folder of adapters with its base model, or a GGUF file.
 
 use crate::adapter_folder::AdapterFolder;
 use crate::config::ModelConfig;
 use crate::folder::{WEIGHTS, check, read_json};
+use crate::gguf::GgufModel;
 use crate::hf_config::parse_config;
 use crate::packing::Packing;
 use crate::params::Params;
-use crate::stored::{self, StoredWeights};
+use crate::stored::{self, ReadyWeights, StoredWeights};
 use crate::tensor_files::{TensorFiles, must_be_real};
 use crate::weights::Weights;
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
 use gptkit_data::adapter::{base_of, is_adapter, must_end};
+use gptkit_data::disk;
 use gptkit_data::tokenizer::Tokenizer;
+use gptkit_gguf::is_gguf;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -30,7 +33,7 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Reads the model, its weights as f32, and its tokenizer from `folder`.
+    /// Reads the model, its weights as f32, and its tokenizer from `folder`, which may be a GGUF file.
     ///
     /// # Errors
     /// When a file is missing or damaged, or describes a model that is neither GPT-2's nor GPT-1's kind.
@@ -64,19 +67,18 @@ pub fn load_model(folder: &Path, device: &Device) -> Result<(ModelConfig, Params
 }
 
 fn load_model_as(folder: &Path, device: &Device, packing: Option<Packing>) -> Result<(ModelConfig, Params)> {
+    if is_gguf(folder) {
+        return GgufModel::open(folder)?.load(device, packing);
+    }
     check(folder)?;
     let config = load_config(folder)?;
-    let applies = |packing: &Packing| packing.applies(&config, device);
-    let packing = match packing.as_ref().map(applies).transpose()? {
-        Some(true) => packing,
-        _ => None,
-    };
+    let packing = Packing::that_applies(packing, &config, device)?;
     if is_adapter(folder) {
         let params = load_adapters(open_adapters(folder)?, device)?.merged()?;
         let params = packing.map(|packing| params.packed(&config, packing)).transpose()?.unwrap_or(params);
         return Ok((config, params));
     }
-    let params = read_weights(folder, &config, device, packing)?;
+    let params = ready_weights(folder, &config)?.read(&config, device, packing)?;
     Ok((config, params))
 }
 
@@ -85,6 +87,9 @@ fn load_model_as(folder: &Path, device: &Device, packing: Option<Packing>) -> Re
 /// # Errors
 /// When `config.json` is missing or damaged, or describes a model that is neither GPT-2's nor GPT-1's kind.
 pub fn load_config(folder: &Path) -> Result<ModelConfig> {
+    if is_gguf(folder) {
+        return Ok(GgufModel::open(folder)?.config);
+    }
     ensure!(folder.is_dir(), "{} is not a folder; use a folder with config.json and {WEIGHTS}", folder.display());
     if is_adapter(folder) {
         return Ok(open_adapters(folder)?.config);
@@ -179,6 +184,9 @@ pub fn end_tokens(folder: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
 
 /// [`end_of_text`] of the model in `folder`; of adapters that say nothing of it, their base's.
 fn ends(folder: &Path) -> Result<Option<Vec<u32>>> {
+    if is_gguf(folder) {
+        return GgufModel::open(folder)?.ends();
+    }
     match end_of_text(folder)? {
         None if is_adapter(folder) => ends(&base_of(folder)?),
         found => Ok(found),
@@ -204,11 +212,11 @@ fn end_of_text(folder: &Path) -> Result<Option<Vec<u32>>> {
     Ok(None)
 }
 
-/// The weights in `folder`, whose configuration is `config`.
-fn read_weights(folder: &Path, config: &ModelConfig, device: &Device, packing: Option<Packing>) -> Result<Params> {
+/// The weights in `folder`, whose configuration is `config`, ready to be read.
+pub(crate) fn ready_weights(folder: &Path, config: &ModelConfig) -> Result<ReadyWeights> {
     // nanoGPT's key: the model was trained without biases.
     let biases_may_lack = read_json(&folder.join("config.json"))?["bias"] == json!(false);
-    StoredWeights::open(folder)?.read(config, biases_may_lack, device, packing)
+    StoredWeights::open(folder)?.ready(config, biases_may_lack)
 }
 
 /// The entry `name` of the weights in `folder`, which no language model reads; nothing where it is absent.
@@ -232,7 +240,20 @@ pub(crate) fn load_extra(folder: &Path, name: &str) -> Result<Option<Tensor>> {
 /// When the weights cannot be read, there are none, or the model does not generate text.
 pub fn weights_fingerprint(folder: &Path) -> Result<String> {
     load_config(folder)?.must_write().with_context(|| folder.display().to_string())?;
-    gptkit_data::disk::fingerprint(folder, ".safetensors")
+    stored_fingerprint(folder)
+}
+
+/// The same for any model, whatever it is for.
+///
+/// # Errors
+/// When the weights cannot be read.
+pub fn stored_fingerprint(folder: &Path) -> Result<String> {
+    if is_gguf(folder) { disk::file_hash(folder) } else { disk::fingerprint(folder, ".safetensors") }
+}
+
+/// Whether `path` is what a model may lie in: a folder, or a GGUF file.
+pub fn may_be_model(path: &Path) -> bool {
+    path.is_dir() || is_gguf(path)
 }
 
 #[cfg(test)]

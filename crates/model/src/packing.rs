@@ -15,6 +15,17 @@ pub struct Packing {
 }
 
 impl Packing {
+    /// `packing`, if there is one and it applies to a model of shape `config` on `device`.
+    ///
+    /// # Errors
+    /// As [`Packing::applies`].
+    pub(crate) fn that_applies(packing: Option<Self>, config: &ModelConfig, device: &Device) -> Result<Option<Self>> {
+        match packing {
+            Some(packing) if packing.applies(config, device)? => Ok(Some(packing)),
+            _ => Ok(None),
+        }
+    }
+
     /// Whether a model of shape `config` on `device` is packed: a transformer on the CPU.
     ///
     /// # Errors
@@ -34,11 +45,29 @@ impl Packing {
     /// # Errors
     /// When its width does not divide into blocks.
     pub(crate) fn parameter(&self, config: &ModelConfig, name: &str, values: &Tensor) -> Result<Parameter> {
-        let output = if config.tie_word_embeddings { embedding_names(config.kind).0 } else { OUTPUT };
-        let is_output = name == output && config.must_write().is_ok();
-        if !is_output && !is_linear(name) {
-            return Parameter::new(values);
+        match PackedUse::of(config, name) {
+            Some(of) => Parameter::packed(values, self.precision, self.quantized, of == PackedUse::Table),
+            None => Parameter::new(values),
         }
-        Parameter::packed(values, self.precision, self.quantized, is_output)
+    }
+}
+
+/// What products read a weight as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PackedUse {
+    /// The output layer, `[V, D]`, from whose rows tokens are read too where it is tied.
+    Table,
+    /// A matrix of a block, `[in, out]`.
+    Matrix,
+}
+
+impl PackedUse {
+    /// That of the weight `name` in a model of shape `config`; none where no product reads it.
+    pub(crate) fn of(config: &ModelConfig, name: &str) -> Option<Self> {
+        let output = if config.tie_word_embeddings { embedding_names(config.kind).0 } else { OUTPUT };
+        if name == output && config.must_write().is_ok() {
+            return Some(Self::Table);
+        }
+        is_linear(name).then_some(Self::Matrix)
     }
 }

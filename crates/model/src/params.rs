@@ -39,7 +39,7 @@ impl Params {
         Self::gather_as(config, find, |_, values| Parameter::new(values))
     }
 
-    /// The same, with each parameter made by `make` of its name and its values in f32, before the next one is looked up.
+    /// The same, with each parameter made by `make` of its name and its values, before the next one is looked up.
     ///
     /// # Errors
     /// As [`Params::gather`], and those of `make`.
@@ -48,14 +48,22 @@ impl Params {
         mut find: impl FnMut(&str) -> Result<Tensor>,
         make: impl Fn(&str, &Tensor) -> Result<Parameter>,
     ) -> Result<Self> {
-        let check = |slot: WeightSlot| {
+        Self::build(config, |slot| {
             let tensor = find(&slot.name)?;
             if tensor.dims() != slot.shape {
                 bail!("{} has shape {:?}, but the configuration requires {:?}", slot.name, tensor.dims(), slot.shape);
             }
-            Ok((slot.name, tensor))
-        };
-        Self::made(layout(config).into_iter().map(check), make)
+            make(&slot.name, &tensor.to_dtype(DType::F32)?)
+        })
+    }
+
+    /// The weights of a model of shape `config`, each made by `make`.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub(crate) fn build(config: &ModelConfig, mut make: impl FnMut(&WeightSlot) -> Result<Parameter>) -> Result<Self> {
+        let make = |slot: WeightSlot| make(&slot).map(|parameter| (slot.name, Arc::new(parameter)));
+        Self::named(layout(config).into_iter().map(make))
     }
 
     /// Parameters with these names and values.
@@ -63,19 +71,15 @@ impl Params {
     /// # Errors
     /// The first one of `tensors`.
     pub(crate) fn of(tensors: impl Iterator<Item = Result<(String, Tensor)>>) -> Result<Self> {
-        Self::made(tensors, |_, values| Parameter::new(values))
-    }
-
-    fn made(
-        tensors: impl Iterator<Item = Result<(String, Tensor)>>,
-        make: impl Fn(&str, &Tensor) -> Result<Parameter>,
-    ) -> Result<Self> {
         let parameter = |entry: Result<(String, Tensor)>| {
             let (name, tensor) = entry?;
-            let parameter = make(&name, &tensor.to_dtype(DType::F32)?)?;
-            Ok((name, Arc::new(parameter)))
+            Ok((name, Arc::new(Parameter::new(&tensor.to_dtype(DType::F32)?)?)))
         };
-        let entries = tensors.map(parameter).collect::<Result<Vec<_>>>()?;
+        Self::named(tensors.map(parameter))
+    }
+
+    fn named(entries: impl Iterator<Item = Result<(String, Arc<Parameter>)>>) -> Result<Self> {
+        let entries = entries.collect::<Result<Vec<_>>>()?;
         let by_name = entries.iter().enumerate().map(|(i, (name, _))| (name.clone(), i)).collect();
         Ok(Self { entries, by_name })
     }
@@ -88,8 +92,10 @@ impl Params {
         if !packing.applies(config, &self.device())? {
             return Ok(self.clone());
         }
-        let values = self.iter().map(|(name, parameter)| Ok((name.to_owned(), parameter.tensor(false))));
-        Self::made(values, |name, values| packing.parameter(config, name, values))
+        let pack = |(name, parameter): (&str, &Arc<Parameter>)| {
+            Ok((name.to_owned(), Arc::new(packing.parameter(config, name, &parameter.tensor(false))?)))
+        };
+        Self::named(self.iter().map(pack))
     }
 
     /// Adds a parameter of a stage's own after those of [`layout`].

@@ -77,37 +77,18 @@ impl StoredWeights {
         self.files.load(self.names.get(name).map_or(name, String::as_str), device)
     }
 
-    /// Reads all weights of a model of shape `config`. With `biases_may_lack`, biases that are not there are zeros. With
-    /// `packing`, each weight is packed as soon as it is read, so that no two whole copies are in memory.
+    /// All weights of a model of shape `config`, ready to be read. With `biases_may_lack`, biases that are not there are
+    /// zeros.
     ///
     /// # Errors
-    /// When weights are missing, left over, or no real numbers, or cannot be packed.
-    pub(crate) fn read(
-        mut self,
-        config: &ModelConfig,
-        biases_may_lack: bool,
-        device: &Device,
-        packing: Option<Packing>,
-    ) -> Result<Params> {
+    /// When weights are missing, left over, or no real numbers.
+    pub(crate) fn ready(mut self, config: &ModelConfig, biases_may_lack: bool) -> Result<ReadyWeights> {
         let wanted = layout(config);
         self.take_output_for_tokens(config);
         self.must_be_complete(config.n_layer, &wanted, biases_may_lack)?;
         self.must_have_places(&wanted)?;
         let turned = self.are_transposed(&wanted)?;
-        let shapes: BTreeMap<&str, &[usize]> = wanted.iter().map(|s| (s.name.as_str(), s.shape.as_slice())).collect();
-        let load = |name: &str| {
-            if !self.names.contains_key(name) {
-                return Tensor::zeros(shapes[name], DType::F32, device);
-            }
-            let tensor = self.load(name, device)?;
-            if turned && is_linear(name) { tensor.t()?.contiguous() } else { Ok(tensor) }
-        };
-        let within = || format!("in {}", self.folder.display());
-        let make = |name: &str, values: &Tensor| {
-            must_be_finite(name, values)?;
-            packing.map_or_else(|| Parameter::new(values), |packing| packing.parameter(config, name, values))
-        };
-        Params::gather_as(config, load, make).with_context(within)
+        Ok(ReadyWeights { stored: self, turned, shapes: wanted.into_iter().map(|s| (s.name, s.shape)).collect() })
     }
 
     /// Tied weights may be stored under the output layer's name alone.
@@ -207,6 +188,43 @@ impl StoredWeights {
             );
         }
         Ok(turned.is_some())
+    }
+}
+
+/// The weights of a model, all of which are there.
+pub(crate) struct ReadyWeights {
+    stored: StoredWeights,
+    /// Whether matrices lie as `[out, in]`.
+    turned: bool,
+    /// The shape of each weight by its name.
+    shapes: BTreeMap<String, Vec<usize>>,
+}
+
+impl ReadyWeights {
+    /// Reads the weight `name`, as [`layout`] has it.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn load(&self, name: &str, device: &Device) -> candle_core::Result<Tensor> {
+        if !self.stored.names.contains_key(name) {
+            return Tensor::zeros(self.shapes[name].as_slice(), DType::F32, device);
+        }
+        let tensor = self.stored.load(name, device)?;
+        if self.turned && is_linear(name) { tensor.t()?.contiguous() } else { Ok(tensor) }
+    }
+
+    /// Reads all weights of a model of shape `config`. With `packing`, each weight is packed as soon as it is read, so that no
+    /// two whole copies are in memory.
+    ///
+    /// # Errors
+    /// When a shape is another, a value is not finite, or a weight cannot be packed.
+    pub(crate) fn read(&self, config: &ModelConfig, device: &Device, packing: Option<Packing>) -> Result<Params> {
+        let make = |name: &str, values: &Tensor| {
+            must_be_finite(name, values)?;
+            packing.map_or_else(|| Parameter::new(values), |packing| packing.parameter(config, name, values))
+        };
+        let params = Params::gather_as(config, |name| self.load(name, device), make);
+        params.with_context(|| format!("in {}", self.stored.folder.display()))
     }
 }
 

@@ -53,6 +53,15 @@ impl Panels {
         let numbers = PanelNumbers::Quantized(QuantizedPanels::quantize(matrix, to)?);
         Ok(Self { path: Path::Portable, numbers, depth, columns })
     }
+
+    /// Those of a right matrix `[depth, columns]` whose columns' blocks follow each other in `bytes`.
+    ///
+    /// # Errors
+    /// As [`QuantizedPanels::of_blocks`].
+    pub(crate) fn of_blocks(bytes: &[u8], (depth, columns): (usize, usize), of: Quantized) -> Result<Self> {
+        let numbers = PanelNumbers::Quantized(QuantizedPanels::of_blocks(bytes, (depth, columns), of)?);
+        Ok(Self { path: Path::Portable, numbers, depth, columns })
+    }
 }
 
 impl Panels {

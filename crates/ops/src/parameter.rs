@@ -11,7 +11,7 @@ use crate::scratch::ScratchBuffer;
 use crate::slices::{free, rows_at_a_time, take, with_f32s, with_f32s_mut, zeros};
 use crate::thin::{add_scaled, multiply_thin, transposed};
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Result, Tensor, Var, bail};
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -273,10 +273,29 @@ impl Parameter {
             let matrix = if table { matrix.t() } else { matrix };
             quantized.map_or_else(|| Ok(Panels::pack(matrix, precision)), |to| Panels::quantize(matrix, to))
         };
-        let panels = Arc::new(with_f32s(values, pack)??);
+        Self::of_panels(with_f32s(values, pack)??, precision, table)
+    }
+
+    /// The same of the blocks of a GGUF file: those of each of the `outputs`, one after the other.
+    ///
+    /// # Errors
+    /// When the number of inputs does not divide into blocks, there are more or fewer of them, or a scale is not finite.
+    pub fn packed_blocks(
+        blocks: &[u8],
+        of: Quantized,
+        (inputs, outputs): (usize, usize),
+        precision: Precision,
+        table: bool,
+    ) -> Result<Self> {
+        Self::of_panels(Panels::of_blocks(blocks, (inputs, outputs), of)?, precision, table)
+    }
+
+    fn of_panels(panels: Panels, precision: Precision, table: bool) -> Result<Self> {
+        let (inputs, outputs) = (panels.depth, panels.columns);
+        let shape = if table { (outputs, inputs) } else { (inputs, outputs) };
         // Zeros that nothing touches take no memory.
-        let parameter = Self::of(Var::zeros((rows, columns), DType::F32, values.device())?);
-        parameter.keep(panels, precision, table)?;
+        let parameter = Self::of(Var::zeros(shape, DType::F32, &Device::Cpu)?);
+        parameter.keep(Arc::new(panels), precision, table)?;
         Ok(parameter)
     }
 
@@ -673,7 +692,6 @@ mod tests {
     use super::*;
     use crate::check::{assert_close, draw};
     use crate::linear::Linear;
-    use candle_core::Device;
 
     /// Products of a model that is only read have the same bits, and what reads the weights says that they are gone.
     #[test]

@@ -11,6 +11,7 @@ use crate::matrix::Matrix;
 use aligned_vec::AVec;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Result, Tensor, bail};
+use half::f16;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -39,6 +40,11 @@ pub enum Quantized {
 }
 
 impl Quantized {
+    /// The type that stores weights of `dtype`, if products read them as they are.
+    pub fn of_dtype(dtype: GgmlDType) -> Option<Self> {
+        [Self::Q8_0, Self::Q4K].into_iter().find(|quantized| quantized.dtype() == dtype)
+    }
+
     fn dtype(self) -> GgmlDType {
         match self {
             Self::Q8_0 => GgmlDType::Q8_0,
@@ -89,6 +95,31 @@ impl QuantizedPanels {
             }
             let rows = Tensor::from_vec(numbers, (COLUMNS, depth), &Device::Cpu)?;
             Ok(QTensor::quantize(&rows, dtype)?.data()?.into_owned())
+        })
+    }
+
+    /// `blocks`: those of each column one after the other, as in a GGUF file.
+    ///
+    /// # Errors
+    /// When the depth is no multiple of the type's blocks, there are more or fewer of them, or a scale is not finite.
+    pub(crate) fn of_blocks(bytes: &[u8], (depth, columns): (usize, usize), of: Quantized) -> Result<Self> {
+        let row = depth / of.block() * of.dtype().type_size();
+        if bytes.len() != row * columns {
+            bail!("{} bytes of blocks for {columns} columns of {row} bytes", bytes.len());
+        }
+        let halves = if of == Quantized::Q8_0 { 1 } else { 2 };
+        let is_finite = |block: &[u8]| {
+            let mut scales = block.chunks_exact(2).take(halves);
+            scales.all(|half| f16::from_le_bytes([half[0], half[1]]).is_finite())
+        };
+        if !bytes.par_chunks_exact(of.dtype().type_size()).all(is_finite) {
+            bail!("a scale is NaN or infinite");
+        }
+        Self::fill(of, depth, columns, |columns| {
+            let mut rows = vec![0; COLUMNS * row];
+            let held = &bytes[columns.start * row..columns.end * row];
+            rows[..held.len()].copy_from_slice(held);
+            Ok(rows)
         })
     }
 
@@ -351,6 +382,22 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn blocks_of_a_file_are_those_that_are_made() {
+        for to in [Quantized::Q8_0, Quantized::Q4K] {
+            let (depth, n) = (512, 21);
+            let b = numbers(8, n, depth);
+            let rows = Tensor::from_slice(&b, (n, depth), &Device::Cpu).unwrap();
+            let mut bytes = QTensor::quantize(&rows, to.dtype()).unwrap().data().unwrap().into_owned();
+            let read = QuantizedPanels::of_blocks(&bytes, (depth, n), to).unwrap();
+            let made = QuantizedPanels::quantize(Matrix::new(&b, n, depth, depth).t(), to).unwrap();
+            assert_eq!((&read.numbers[..], &read.factors[..]), (&made.numbers[..], &made.factors[..]), "{to:?}");
+            assert!(QuantizedPanels::of_blocks(&bytes[1..], (depth, n), to).is_err());
+            bytes[..2].copy_from_slice(&f16::NAN.to_le_bytes());
+            assert!(QuantizedPanels::of_blocks(&bytes, (depth, n), to).unwrap_err().to_string().contains("NaN"));
         }
     }
 

@@ -1,7 +1,7 @@
 //! A model folder that a run depends on, and the weights that it had.
 
 use anyhow::{Result, ensure};
-use gptkit_data::disk;
+use gptkit_model::load::{may_be_model, stored_fingerprint};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ impl ModelUsed {
     /// When its weights cannot be read.
     pub fn of(folder: &Path) -> Result<Self> {
         let folder = std::path::absolute(folder)?;
-        let weights = disk::fingerprint(&folder, ".safetensors")?;
+        let weights = stored_fingerprint(&folder)?;
         let hub = gptkit_hub::cache::origin(&folder);
         Ok(Self { folder, weights, hub })
     }
@@ -34,7 +34,7 @@ impl ModelUsed {
     /// # Errors
     /// When its weights cannot be read.
     pub fn is_unchanged(&self) -> Result<bool> {
-        Ok(disk::fingerprint(&self.folder, ".safetensors")? == self.weights)
+        Ok(stored_fingerprint(&self.folder)? == self.weights)
     }
 
     /// Checks that the folder is there with the same weights; `role` names the model in messages.
@@ -43,7 +43,7 @@ impl ModelUsed {
     /// When it is not.
     pub fn check(&self, role: &str) -> Result<()> {
         let folder = self.folder.display();
-        ensure!(self.folder.is_dir(), "the {role} of this run, {folder}, is missing; restore it to resume");
+        ensure!(may_be_model(&self.folder), "the {role} of this run, {folder}, is missing; restore it to resume");
         ensure!(
             self.is_unchanged()?,
             "the weights of the {role} of this run, {folder}, have changed since the run started; restore them, or \

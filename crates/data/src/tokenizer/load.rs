@@ -19,7 +19,7 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 impl Tokenizer {
-    /// Reads the tokenizer at `path`: a `tokenizer.json`, or a folder that has it, or GPT-2's files (`vocab.json` and
+    /// Reads the tokenizer at `path`: a GGUF file, a `tokenizer.json`, or a folder that has it, or GPT-2's files (`vocab.json` and
     /// `merges.txt`, or `encoder.json` and `vocab.bpe`), or GPT-1's (the same as GPT-2's first two where the folder says that
     /// it is GPT-1's, or `encoder_bpe_40000.json` and `vocab_40000.bpe`). Special tokens, their uses and chat templates are
     /// those of the files beside it, as transformers reads them.
@@ -27,28 +27,38 @@ impl Tokenizer {
     /// # Errors
     /// When no such file is there, or one is damaged.
     pub fn load(path: &Path) -> Result<Self> {
+        if gptkit_gguf::is_gguf(path) {
+            return Self::load_gguf(path);
+        }
         let path = adapter::tokenizer_folder(path)?; // of adapters without a tokenizer, their base's
         let path = path.as_path();
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
         let tokens = FolderTokens::read(folder)?;
-        let mut inner = read_vocabulary(path, folder, &tokens)?;
-        let tokenizer = quietly(|| tokens.add_to(&mut inner))?.and_then(|()| {
-            inner.set_encode_special_tokens(tokens.split_special_tokens);
-            Self::new(inner, tokens)
-        });
-        tokenizer.with_context(|| format!("cannot load the tokenizer in {}", path.display()))
+        let inner = read_vocabulary(path, folder, &tokens)?;
+        with_tokens(inner, tokens).with_context(|| format!("cannot load the tokenizer in {}", path.display()))
     }
+}
+
+/// The tokenizer with the vocabulary `inner` and the special tokens and templates `tokens`.
+pub(super) fn with_tokens(mut inner: Inner, tokens: FolderTokens) -> Result<Tokenizer> {
+    quietly(|| tokens.add_to(&mut inner))?.and_then(|()| {
+        inner.set_encode_special_tokens(tokens.split_special_tokens);
+        Tokenizer::new(inner, tokens)
+    })
+}
+
+/// The tokenizer that the text of a `tokenizer.json` describes.
+pub(super) fn parse(text: &str) -> Result<Inner> {
+    limit_patterns();
+    outline::check(text)?;
+    let read = quietly(|| Inner::from_str(text)).map_err(|panicked| anyhow!("it is damaged ({panicked})"))?;
+    read.map_err(|e| anyhow!("{e}"))
 }
 
 fn read_json(path: &Path) -> Result<Inner> {
     ensure!(path.exists(), "{} does not exist", path.display());
     let text = disk::read_description(path)?;
-    limit_patterns();
-    let read = outline::check(&text).and_then(|()| {
-        let read = quietly(|| Inner::from_str(&text)).map_err(|panicked| anyhow!("it is damaged ({panicked})"))?;
-        read.map_err(|e| anyhow!("{e}"))
-    });
-    read.with_context(|| format!("{} is not a valid tokenizer file", path.display()))
+    parse(&text).with_context(|| format!("{} is not a valid tokenizer file", path.display()))
 }
 
 /// The vocabulary at `path`, in the first of the forms that [`Tokenizer::load`] names.

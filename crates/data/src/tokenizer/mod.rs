@@ -9,6 +9,7 @@
 //! - [`words`]     the words of GPT-2's pattern
 //! - [`decode`]    ids → text; a stream of ids is decoded by [`crate::decoder`]
 //! - [`mod@special`] the end of a text, the frame of a classifier's texts
+//! - [`mod@gguf`] tokenizers in the metadata of GGUF files; [`llama`] the tokens that llama.cpp gives by it
 //! - [`structure`] what follows from the parts of a tokenizer
 //! - [`unsettled`] what a decoder may still change of a text that grows
 
@@ -16,6 +17,8 @@ mod byte_pairs;
 mod config;
 mod decode;
 pub(crate) mod encode;
+mod gguf;
+mod llama;
 mod load;
 mod merges;
 pub(crate) mod special;
@@ -329,12 +332,17 @@ impl Tokenizer {
         (0..both).all(|id| self.inner.id_to_token(id) == other.inner.id_to_token(id))
     }
 
+    /// `tokenizer.json`, in one line.
+    fn to_json(&self) -> Result<String> {
+        quietly(|| self.inner.to_string(false))?.map_err(|e| anyhow!("{e}"))
+    }
+
     /// The same for tokenizers that do the same, whatever file they came from.
     ///
     /// # Errors
     /// When the tokenizer has no form as JSON.
     pub fn fingerprint(&self) -> Result<String> {
-        let json = quietly(|| self.inner.to_string(false))?.map_err(|e| anyhow!("{e}"))?;
+        let json = self.to_json()?;
         let text = format!("{json} {:?}", self.document_end());
         Ok(blake3::hash(text.as_bytes()).to_hex()[..16].to_owned())
     }
