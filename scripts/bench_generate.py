@@ -4,15 +4,14 @@
     python3 scripts/bench_generate.py --build FOLDER           # builds llama.cpp's tools from its Python package's source
     python3 scripts/bench_generate.py --llama FOLDER --model DIR [--gptkit PATH] [--turns 3] [--types bf16 q8_0 q4_k]
 
-DIR is a folder of a GPT-2 model with GPT-2's tokenizer, 124M parameters in f32. The script writes it as GGUF
-(scripts/write_gguf.py needs `pip install gguf safetensors`), has llama-quantize make the other types (all matrices of one
-type, as gptkit has them), and prints a table: tokens a second of one row and of 16 rows of 128 tokens, of a prompt of 512
-tokens, the seconds from start to the first token with the file in the page cache and without it, and the most memory in
-use. Nothing else should run meanwhile. --build wants cmake, ninja and a C++ compiler.
+DIR is a folder of a GPT-2 model with GPT-2's tokenizer, 124M parameters. `gptkit export` writes it as GGUF in bf16, and
+llama-quantize makes the other types, all matrices of one type. Both programs read the same file. The table has tokens a
+second of one row and of 16 rows of 128 tokens, of a prompt of 512 tokens, the seconds from start to the first token with
+the file in the page cache and without it, and the most memory in use. Nothing else should run meanwhile. --build wants
+cmake, ninja and a C++ compiler.
 """
 import argparse, json, os, pathlib, re, statistics, subprocess, sys, tempfile, time
 
-HERE = pathlib.Path(__file__).resolve().parent
 TOOLS = ["llama-bench", "llama-batched-bench", "llama-quantize", "llama-completion"]
 PURE = {"q8_0": "Q8_0", "q4_k": "Q4_K_S"}
 
@@ -97,18 +96,17 @@ def main():
     print(f"{cpu and cpu.group(1)} · {os.cpu_count()} cores · {run(options.gptkit, '--version').strip()}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         files = {"bf16": pathlib.Path(folder) / "bf16.gguf"}
-        run(sys.executable, HERE / "write_gguf.py", options.model, files["bf16"])
+        run(options.gptkit, "export", "--model", options.model, "--format", "gguf", "--quantize", "bf16", "--out", files["bf16"])
         for kind in options.types:
             if kind != "bf16":
                 files[kind] = pathlib.Path(folder) / f"{kind}.gguf"
                 run(options.llama / "llama-quantize", "--pure", files["bf16"], files[kind], PURE[kind])
             ours, theirs = [], []
             for _ in range(options.turns):
-                flags = ["--dtype", "bf16"] if kind == "bf16" else ["--quantize", kind]
-                sample = lambda n: [options.gptkit, "sample", "--model", options.model, *flags, "--prompt", "a", "--max-tokens", n]
+                sample = lambda n: [options.gptkit, "sample", "--model", files[kind], "--prompt", "a", "--max-new-tokens", n]
                 other = lambda n: [options.llama / "llama-completion", "-m", files[kind], "-p", "a", "-n", n, "-t", os.cpu_count(),
                                    "-no-cnv", "--no-warmup", "-c", "512", "--ignore-eos"]
-                ours.append({**gptkit_rates(options, kind), **starts(sample, options.model / "model.safetensors", 128)})
+                ours.append({**gptkit_rates(options, kind), **starts(sample, files[kind], 128)})
                 theirs.append({**llama_rates(options, files[kind]), **starts(other, files[kind], 128)})
             for name in ours[0]:
                 a, b = ([turn[name] for turn in turns] for turns in (ours, theirs))
