@@ -43,7 +43,7 @@ def gptkit_rates(options, kind):
 
     def case(name, *more):
         lines = [json.loads(line) for line in run(*base, "--case", name, *more).splitlines()]
-        return next(line["tokens_per_s"] for line in lines if line.get("name", "").startswith(name))
+        return next(line["tokens_per_s"] for line in lines if line.get("case") == name)
     return {"1 row": case("decode", "--seq", "128"), "16 rows": case("decode", "--batch", "16", "--seq", "128"),
             "prompt": case("prompt", "--batch", "1", "--seq", "512")}
 

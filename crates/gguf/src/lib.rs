@@ -3,9 +3,9 @@
 //!
 //! - [`value`]   a value of the metadata
 //! - [`dtype`]   data types by their numbers and names
-//! - [`file`]    reads a file: metadata, and tensors with their places
+//! - [`mod@file`]    reads a file: metadata, and tensors with their places
 //! - [`writer`]  writes a file, one tensor after another
-//! - [`format`]  the data type of each tensor of a model that is written as `q8_0`, for instance
+//! - [`mod@format`]  the data type of each tensor of a model that is written as `q8_0`, for instance
 //!
 //! candle has the blocks of quantized weights, which are used here. Its reader is not: it keeps neither places nor duplicates,
 //! and takes 32 bytes for each byte of an array; its writer needs all tensors in memory.
