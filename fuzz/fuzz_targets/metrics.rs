@@ -1,7 +1,8 @@
 //! Any `metrics.jsonl` is drawn or refused.
 #![no_main]
 
-use gptkit_train::curves::{Curves, svg};
+use gptkit_train::curves::Curves;
+use gptkit_train::metric_charts::MetricPlot;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 
@@ -9,6 +10,6 @@ fuzz_target!(|bytes: &[u8]| {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("metrics.jsonl"), bytes).unwrap();
     if let Ok(curves) = Curves::read(folder.path()) {
-        svg(&[curves]);
+        MetricPlot::of_defaults(&[curves], false).svg();
     }
 });
