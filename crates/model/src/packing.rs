@@ -45,7 +45,10 @@ impl Packing {
     /// # Errors
     /// When its width does not divide into blocks.
     pub(crate) fn parameter(&self, config: &ModelConfig, name: &str, values: &Tensor) -> Result<Parameter> {
+        // Tokens are read from the table in f32, as in training: rounded to bf16 they would give other results.
+        let rounds = self.precision == Precision::Bf16 && self.quantized.is_none() && config.tie_word_embeddings;
         match PackedUse::of(config, name) {
+            Some(PackedUse::Table) if rounds => Parameter::new(values),
             Some(of) => Parameter::packed(values, self.precision, self.quantized, of == PackedUse::Table),
             None => Parameter::new(values),
         }
