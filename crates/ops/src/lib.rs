@@ -101,6 +101,7 @@ pub use linear::Linear;
 pub use lstm::{LstmLayer, LstmStack};
 pub use muon::{Muon, muon};
 pub use norm::{gradient_squares, sum_of_squares};
+pub use panels::{StoredMatrix, StoredType};
 pub use parameter::{LowRank, Parameter, Trained, TrainedRows};
 pub use path::Precision;
 pub use quantized::Quantized;

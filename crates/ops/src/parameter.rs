@@ -3,7 +3,7 @@
 use crate::cpu::element::Element;
 use crate::device::products::{add_product, add_rows, product};
 use crate::matrix::Matrix;
-use crate::panels::Panels;
+use crate::panels::{Panels, StoredMatrix};
 use crate::path::Precision;
 use crate::product::accumulate;
 use crate::quantized::Quantized;
@@ -276,18 +276,17 @@ impl Parameter {
         Self::of_panels(with_f32s(values, pack)??, precision, table)
     }
 
-    /// The same of the blocks of a GGUF file: those of each of the `outputs`, one after the other.
+    /// The same of the matrix `stored` of a GGUF file, whose rows are those of each of the `outputs`.
     ///
     /// # Errors
-    /// When the number of inputs does not divide into blocks, there are more or fewer of them, or a scale is not finite.
-    pub fn packed_blocks(
-        blocks: &[u8],
-        of: Quantized,
+    /// When the number of inputs does not divide into blocks, rows cannot be read, or a number or a scale is NaN or infinite.
+    pub fn packed_as_stored(
+        stored: &StoredMatrix,
         (inputs, outputs): (usize, usize),
         precision: Precision,
         table: bool,
     ) -> Result<Self> {
-        Self::of_panels(Panels::of_blocks(blocks, (inputs, outputs), of)?, precision, table)
+        Self::of_panels(Panels::pack_stored(stored, (inputs, outputs), precision)?, precision, table)
     }
 
     fn of_panels(panels: Panels, precision: Precision, table: bool) -> Result<Self> {
