@@ -14,6 +14,7 @@ use gptkit_data::progress::{Progress, Unit, grouped};
 use gptkit_train::PretrainConfig;
 use gptkit_train::plan::{TrainingPlan, measure, settings_that_fit};
 use gptkit_train::pretrain::settle;
+use gptkit_train::sharing::{Sharing, TENSOR, bytes_sent};
 use std::path::{Path, PathBuf};
 
 /// Estimate the memory, compute and time of a run
@@ -129,6 +130,9 @@ fn print(
     let rows_per_epoch = settle(&mut config, init, ui)?;
     let plan = TrainingPlan::new(&config.model, &config.train, rows_per_epoch);
     ui.result(&(shape("model", &config.model) + &memory_table(&config, &plan, memory)))?;
+    if let Some(devices) = devices.filter(|devices| devices.n > 1) {
+        ui.result(&of_each(&config, &plan, devices))?;
+    }
     let time = match devices {
         Some(devices) => {
             let seconds = plan.total_flops() / devices.flops_per_s;
@@ -185,6 +189,36 @@ fn memory_table(config: &PretrainConfig, plan: &TrainingPlan, limit: Option<u64>
                 needed_bytes(fixed)
             ),
         };
+    }
+    text
+}
+
+/// What each of `devices` keeps, and what the exchange between ranks takes.
+fn of_each(config: &PretrainConfig, plan: &TrainingPlan, devices: &Devices) -> String {
+    let n = u64::from(devices.n);
+    let mut text = format!("memory of each of {} devices\n", grouped(n));
+    let ways = [
+        ("replicated", Sharing::Replicated, "each has everything"),
+        ("ZeRO-1", Sharing::Zero1, "moments are divided: what `mpirun` does"),
+        ("ZeRO-3", Sharing::Zero3, "on paper: gptkit does not divide weights"),
+        ("tensor", Sharing::Zero3Tensor, "on paper: ZeRO-3, and matrices divided among 8"),
+    ];
+    for (name, way, note) in ways.into_iter().filter(|(_, way, _)| *way != Sharing::Zero3Tensor || n > TENSOR) {
+        let bytes = way.bytes(&config.model, &plan.memory, n);
+        text += &format!("  {name:11}{:>11}  {note}\n", needed_bytes(bytes));
+    }
+    let (sent, step) = (bytes_sent(plan.n_params, n), plan.total_flops() / plan.n_steps.max(1) as f64);
+    let computing = step / devices.flops_per_s;
+    text += &format!(
+        "exchange     {} sent by each rank in a step of {}, which then takes longer by\n",
+        needed_bytes(sent as u64),
+        estimated_duration(computing)
+    );
+    for gigabits in [10.0, 100.0, 400.0] {
+        let seconds = sent * 8.0 / (gigabits * 1e9);
+        let share = 100.0 * seconds / (seconds + computing);
+        let time = if seconds < 1.0 { format!("{:.0} ms", 1000.0 * seconds) } else { estimated_duration(seconds) };
+        text += &format!("  {:11}{time:>11}  {share:.0}% of the step\n", format!("{gigabits} Gb/s"));
     }
     text
 }

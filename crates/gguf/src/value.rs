@@ -102,7 +102,7 @@ impl Metadata {
         if let Some(GgufValue::Bool(flag)) = self.get(key) { Some(*flag) } else { None }
     }
 
-    /// The list of texts called `key`; empty when there is none.
+    /// The texts under `key`; an empty list if the metadata has no such key.
     pub fn texts(&self, key: &str) -> &[String] {
         if let Some(GgufValue::Texts(texts)) = self.get(key) { texts } else { &[] }
     }

@@ -116,7 +116,7 @@ fn blocks(tensor: &Tensor, dtype: GgmlDType) -> Result<Vec<u8>> {
     Ok(blocks.data()?.into_owned())
 }
 
-/// What is written, and how much of it there is.
+/// A writer that counts its bytes.
 struct Counted<W> {
     out: W,
     n: u64,

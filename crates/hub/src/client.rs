@@ -54,7 +54,7 @@ impl<E: Into<anyhow::Error>> From<E> for FailedAttempt {
     }
 }
 
-/// What is sent.
+/// The body of a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Sent<'a> {
     /// Nothing: a GET.

@@ -132,7 +132,7 @@ fn cut(path: &str, have: u64, size: u64, advanced: bool, why: &str) -> FailedAtt
     FailedAttempt::Temporary { error, wait: None, advanced }
 }
 
-/// What is wrong with the contents of `path`, if they are not those of `file`.
+/// Compares the contents of `path` with the hash of `file`, and describes the difference if there is one.
 pub(crate) fn damage(path: &Path, file: &RemoteFile) -> Result<Option<String>> {
     let (kind, found) = match &file.hash {
         FileHash::Sha256(_) => ("SHA-256", hex(&hashed(sha2::Sha256::new(), path)?)),

@@ -186,7 +186,7 @@ impl<'a> Hub<'a> {
         Ok(())
     }
 
-    /// What the cache has, if the hub failed with `error` because it cannot be reached.
+    /// Falls back to the cached file if the hub could not be reached; otherwise returns `error`.
     fn instead(&self, cached: Option<PathBuf>, error: anyhow::Error) -> Result<PathBuf> {
         match cached.filter(|_| error.is::<Unreachable>() || error.chain().any(|cause| cause.is::<Unreachable>())) {
             Some(path) => {

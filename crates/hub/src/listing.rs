@@ -34,7 +34,7 @@ pub struct RemoteFile {
     pub path: String,
     /// Bytes.
     pub size: u64,
-    /// What it contains.
+    /// Hash of its contents.
     pub hash: FileHash,
 }
 

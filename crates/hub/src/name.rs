@@ -4,13 +4,13 @@ use anyhow::{Result, ensure};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::fmt;
 
-/// What is before the name of a repository where a folder or a file may stand as well.
+/// Prefix that distinguishes the name of a repository from a path.
 pub const PREFIX: &str = "hf:";
 
 /// The revision of a name that has none.
 const MAIN: &str = "main";
 
-/// What a repository holds.
+/// The kind of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepositoryKind {
     /// A model.
@@ -32,7 +32,7 @@ impl RepositoryKind {
 /// A repository at a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubName {
-    /// What it holds.
+    /// Model or dataset.
     pub kind: RepositoryKind,
     /// Name of the repository: `gpt2`, or `OWNER/NAME`.
     pub repository: String,
@@ -143,9 +143,9 @@ pub(crate) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|c| c.is_ascii_hexdigit())
 }
 
-/// What is escaped in one part of the path of a URL.
+/// Characters that are escaped in one segment of a URL path.
 const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// What is escaped in a path of several parts.
+/// Characters that are escaped in a path of several segments.
 const PATH: &AsciiSet = &PART.remove(b'/');
 
 /// `text` as one part of the path of a URL.

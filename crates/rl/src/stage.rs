@@ -18,6 +18,7 @@ use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::{save_ends, save_tensors};
 use gptkit_model::load::{ModelFolder, load_config, load_model, load_trained_weights};
 use gptkit_model::{ClassHead, Gpt, ModelConfig, Params, Weights};
+use gptkit_ranks::Ranks;
 use gptkit_reward::model::Scorer;
 use gptkit_train::Resumable;
 use gptkit_train::RunContext;
@@ -174,7 +175,7 @@ impl Stage for PpoTraining {
         Schedule::of_episodes(&self.config.train, data.n_rows, self.config.policy.minibatches)
     }
 
-    fn memory(&self, model: &Model<PpoParts>, _: &StageData<Self>) -> u64 {
+    fn memory(&self, model: &Model<PpoParts>, _: &StageData<Self>, _: &Ranks) -> u64 {
         let plan = Plan::new(&self.config, &model.config, model.parts.scorer.model.gpt.config());
         plan.phases.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0)
     }

@@ -29,7 +29,7 @@ pub struct StubCommit {
 pub struct StubFile {
     /// Its path.
     pub path: String,
-    /// What is sent.
+    /// Contents.
     pub bytes: Vec<u8>,
     /// Whether it is stored through git LFS, on the second port.
     pub is_large: bool,

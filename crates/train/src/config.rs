@@ -212,6 +212,12 @@ impl TrainConfig {
         self.shards.unwrap_or(1)
     }
 
+    /// The same for one of `ranks`, which computes its share of the parts of a batch.
+    pub fn of_rank(&self, ranks: &Ranks) -> Self {
+        let shards = self.shards.map(|shards| (shards / ranks.size()).max(1));
+        Self { micro_batch: Some(self.micro_batch()), shards, ..self.clone() }
+    }
+
     /// Compares the parts of a batch with the ranks that share them out.
     ///
     /// # Errors

@@ -76,19 +76,21 @@ impl JoinedNumbers<'_> {
 impl Numbers for JoinedNumbers<'_> {
     fn read(&self, range: Range<usize>, out: &mut [f32]) -> Result<()> {
         self.each(range, |parameter, from, part| {
-            Ok(match self.of {
-                JoinedOf::Gradients => parameter.read_gradient(from, &mut out[part])?,
-                JoinedOf::Weights => parameter.read_weights(from, &mut out[part])?,
-            })
+            let read = match self.of {
+                JoinedOf::Gradients => parameter.read_gradient(from, &mut out[part]),
+                JoinedOf::Weights => parameter.read_weights(from, &mut out[part]),
+            };
+            Ok(read?)
         })
     }
 
     fn take_in(&mut self, range: Range<usize>, values: &[f32]) -> Result<()> {
         self.each(range, |parameter, from, part| {
-            Ok(match self.of {
-                JoinedOf::Gradients => parameter.add_to_gradient(from, &values[part])?,
-                JoinedOf::Weights => parameter.write_weights(from, &values[part])?,
-            })
+            let taken_in = match self.of {
+                JoinedOf::Gradients => parameter.add_to_gradient(from, &values[part]),
+                JoinedOf::Weights => parameter.write_weights(from, &values[part]),
+            };
+            Ok(taken_in?)
         })
     }
 }

@@ -66,6 +66,7 @@ pub mod resume;
 pub mod run;
 pub mod samples;
 pub mod schedule;
+pub mod sharing;
 pub mod span;
 pub mod stage;
 pub mod start;

@@ -92,6 +92,9 @@ impl Memory {
         let tokens = train.micro_batch().saturating_mul(model.context);
         let several = train.micro_batch() < train.batch_size;
         let step = Self::of_step(model, train, &StepPortion { tokens, several, scores: true, adapters: None });
+        // Sums of parts of a batch that wait for their neighbors, one at most for each level of the tree.
+        let levels = u64::from(train.shards().max(1).ilog2());
+        let step = Self { gradients: step.gradients.saturating_mul(1 + levels), ..step };
         let data = (4.0 * 2.0 * BATCHES * train.batch_size as f64 * model.context as f64) as u64;
         let parts = Self { data, ..step };
         Self { overhead: Self::overhead(parts.total()), ..parts }

@@ -22,9 +22,11 @@ use crate::training_data::TrainingData;
 use anyhow::{Context, Result};
 use gptkit_data::batch::Prefetch;
 use gptkit_data::disk::{Claim, Scratch};
+use gptkit_data::progress::counted;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::ModelConfig;
 use gptkit_model::folder::is_whole;
+use gptkit_ranks::Ranks;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -93,10 +95,10 @@ pub trait Stage {
         Ok(())
     }
 
-    /// Memory of a step in bytes, by which a run that cannot fit is refused before it begins.
-    fn memory(&self, model: &Model<Self::Parts>, data: &StageData<Self>) -> u64 {
+    /// Memory of a step on one of `ranks` in bytes, by which a run that cannot fit is refused before it begins.
+    fn memory(&self, model: &Model<Self::Parts>, data: &StageData<Self>, ranks: &Ranks) -> u64 {
         let context = model.config.context.min(data.tokens_per_row);
-        Memory::of(&ModelConfig { context, ..model.config.clone() }, self.train()).total()
+        Memory::of(&ModelConfig { context, ..model.config.clone() }, &self.train().of_rank(ranks)).total()
     }
 
     /// Floating-point operations of the run, from which its time is estimated; `None` where they are not known before.
@@ -204,7 +206,7 @@ pub fn run<S: Stage>(mut stage: S, claim: Claim, context: &RunContext) -> Result
     }
     stage.train().check_validation(!data.validation.is_empty())?;
     let resolved = gptkit_config::resolved(stage.config()).context("the configuration cannot be written")?;
-    let estimate = estimate(&stage, &model, &data);
+    let estimate = estimate(&stage, &model, &data, context.ranks);
     plan::must_fit(estimate.memory, context.device)?;
     stage.check_estimate(&estimate, context)?;
 
@@ -221,13 +223,13 @@ pub fn run<S: Stage>(mut stage: S, claim: Claim, context: &RunContext) -> Result
 }
 
 /// Estimates a new run of `stage`.
-fn estimate<S: Stage>(stage: &S, model: &Model<S::Parts>, data: &StageData<S>) -> RunEstimate {
+fn estimate<S: Stage>(stage: &S, model: &Model<S::Parts>, data: &StageData<S>, ranks: &Ranks) -> RunEstimate {
     let schedule = stage.schedule(data);
     let of_epoch = (data.n_rows.max(1) * data.tokens_per_row.max(1) as u64) as f64;
     RunEstimate {
         n_steps: schedule.n_steps(),
         epochs: schedule.n_tokens() as f64 / of_epoch,
-        memory: stage.memory(model, data),
+        memory: stage.memory(model, data, ranks),
         flops: stage.flops(model, data),
     }
 }
@@ -268,6 +270,11 @@ fn train<S: Stage>(
     context: &RunContext,
 ) -> Result<Outcome<S::Report>> {
     let (schedule, config, folder) = (stage.schedule(&data), stage.train().clone(), run.folder().to_owned());
+    if !context.ranks.is_alone() {
+        let (n, shards) = (context.ranks.size(), config.shards());
+        let parts = counted(shards as u64 / n as u64, "part");
+        context.progress.note(&format!("{n} ranks: each computes {parts} of the {shards} of a batch"));
+    }
     let rows = schedule.steps().skip(state.step as usize).map(|step| (step.first_row, step.rows));
     let batches = Prefetch::new(data.batch, rows);
     let fit = Fit { learner, state, schedule: &schedule, config: &config, run: &mut run, context };

@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Compares runs on several ranks, which a real MPI connects, with runs of one process.
+
+    python3 scripts/check_ranks.py [--gptkit PATH] [--kills 10] [--speed]
+
+Without --gptkit, it builds gptkit with `--features mpi`. It needs mpirun. Each stage runs with train.shards = 4 in one process,
+on 2 ranks and on 4: weights, moments and records must be the same bytes. A run that is stopped on 2 ranks is resumed on 1 and
+on 4. One rank is killed at random moments, the run is resumed on the other number of ranks, and comes to the same bytes.
+--speed also measures GPT-2's 124M shape: one process with two threads beside two ranks on a core each.
+"""
+import argparse, json, os, pathlib, random, re, shutil, signal, subprocess, sys, tempfile, time
+
+MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--mca", "odls_base_sigkill_timeout", "60"]
+TINY = "--set model.n_layer=2 --set model.d_model=32 --set model.n_head=2 --set model.context=128".split()
+PASSED = []
+
+
+def check(what, passed, detail=""):
+    PASSED.append(bool(passed))
+    print(f"{'passed' if passed else 'FAILED'}  {what}{f': {detail}' if detail else ''}", flush=True)
+
+
+def words(options, n, arguments):
+    one_thread = ["-x", "RAYON_NUM_THREADS=1", "--bind-to", "none"]
+    return ([*MPIRUN, *one_thread, "-n", str(n)] if n > 1 else []) + [str(options.gptkit), *map(str, arguments)]
+
+
+def run(options, n, arguments, expected=0):
+    done = subprocess.run(words(options, n, arguments), capture_output=True, text=True)
+    if done.returncode != expected:
+        sys.exit(f"{' '.join(words(options, n, arguments))}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return done.stderr
+
+
+def seen(folder):
+    """Everything of a run but times."""
+    def record(line):
+        fields = json.loads(line)
+        fields.pop("tokens_per_s")
+        fields["figures"] = {name: x for name, x in fields.get("figures", {}).items() if not name.startswith("time/")}
+        return fields
+    newest = max((folder / "checkpoints").glob("step-*"))
+    files = [*sorted(folder.glob("*.safetensors")), *sorted(newest.glob("*.safetensors"))]
+    records = [record(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return records, {path.name + str(path.parent == newest): path.read_bytes() for path in files}
+
+
+def processes(folder):
+    """Processes that work on a run."""
+    found = []
+    for entry in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(str(folder).encode() in word for word in line) and b"mpirun" not in line[0]:
+            found.append(int(entry.parent.name))
+    return sorted(found)
+
+
+def stages(options, folder):
+    shards = ["--set", "train.shards=4"]
+    base = ["--steps", "20", "--set", "train.batch_size=8", "--set", "train.micro_batch=2", *shards]
+    run(options, 1, ["pretrain", "--config", "small", "--data", "world:200", "--steps", "30", *TINY, "--out", folder / "base"])
+    run(options, 1, ["sft", "--init", folder / "base", "--data", "world:200", "--steps", "20", "--out", folder / "sft"])
+    run(options, 1, ["train-rm", "--init", folder / "sft", "--data", "world:200", "--steps", "20", "--out", folder / "rm"])
+    commands = {
+        "pretrain, AdamW": ["pretrain", "--config", "small", "--data", "world:200", *TINY, *base, "--set", "train.optimizer=adamw"],
+        "pretrain, Muon": ["pretrain", "--config", "small", "--data", "world:200", *TINY, *base],
+        "sft": ["sft", "--init", folder / "base", "--data", "world:200", *base],
+        "train-rm": ["train-rm", "--init", folder / "sft", "--data", "world:200", *base],
+        "dpo": ["dpo", "--init", folder / "sft", "--data", "world:200", *base],
+        "ppo": ["ppo", "--init", folder / "sft", "--reward", folder / "rm", "--prompts", "world:60", "--steps", "2", "--set",
+                "train.batch_size=16", "--set", "policy.minibatches=2", "--set", "rollout.max_new_tokens=12", *shards],
+    }
+    for name, arguments in commands.items():
+        found = {}
+        for n in [1, 2, 4]:
+            out = folder / f"{name.replace(', ', '-')}-{n}"
+            run(options, n, [*arguments, "--out", out])
+            found[n] = seen(out)
+        check(f"{name}: 1, 2 and 4 ranks give the same bytes", found[1] == found[2] == found[4], f"{len(found[1][1])} files")
+
+
+def long_run(folder):
+    return ["pretrain", "--config", "small", "--data", "world:200", *TINY, "--steps", "400", "--set", "train.batch_size=8", "--set",
+            "train.micro_batch=2", "--set", "train.shards=4", "--set", "train.eval_every=20", "--set", "train.eval_windows=8", "--out",
+            folder]
+
+
+def begun(child, folder, steps):
+    metrics = folder / "metrics.jsonl"
+    while child.poll() is None and (not metrics.exists() or metrics.read_bytes().count(b"\n") < steps):
+        time.sleep(0.005)
+
+
+def interruptions(options, folder):
+    whole = folder / "whole"
+    run(options, 1, long_run(whole))
+    expected = seen(whole)
+    for n in [1, 4]:
+        for how, sign in [("SIGUSR1 to mpirun", signal.SIGUSR1), ("SIGTERM to a rank", signal.SIGTERM)]:
+            out = folder / f"stopped-{n}-{sign}"
+            child = subprocess.Popen(words(options, 2, long_run(out)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            begun(child, out, 30)
+            os.kill(child.pid if sign == signal.SIGUSR1 else processes(out)[-1], sign)
+            said = child.communicate()[1]
+            stopped = re.search(r"stopped after step (\d+) of 400", said)
+            run(options, n, ["pretrain", "--resume", out])
+            check(f"{how} on 2 ranks, resumed on {n}", stopped and seen(out) == expected,
+                  stopped.group(0) if stopped else said[-300:])
+    return expected
+
+
+def kills(options, folder, expected):
+    draws, same, quiet, slowest = random.Random(options.seed), 0, 0, 0.0
+    for number in range(options.kills):
+        out, n = folder / f"killed-{number}", draws.choice([2, 4])
+        child = subprocess.Popen(words(options, n, long_run(out)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        begun(child, out, draws.randrange(1, 390))
+        if number % 2:  # in the middle of a checkpoint
+            while child.poll() is None and not list((out / "checkpoints").glob("*-tmp")):
+                time.sleep(0.0005)
+        alive = processes(out)
+        if alive:
+            os.kill(draws.choice(alive), signal.SIGKILL)
+        killed = time.monotonic()
+        child.wait()
+        while processes(out) and time.monotonic() - killed < 120:
+            time.sleep(0.05)
+        slowest = max(slowest, time.monotonic() - killed)
+        quiet += not processes(out)
+        run(options, draws.choice([1, 2, 4]), ["pretrain", "--resume", out])
+        left = [path for path in out.rglob("*-tmp")]
+        same += seen(out) == expected and not left
+        shutil.rmtree(out)
+    check(f"kill -9 of one rank at {options.kills} random moments: the others end", quiet == options.kills, f"within {slowest:.1f} s")
+    check("resumed on 1, 2 or 4 ranks, each comes to the same bytes", same == options.kills, f"{same} of {options.kills}")
+
+
+def speed(options, folder):
+    text = folder / "text.txt"
+    text.write_text("".join(f"{i} is a number, and {i * i} is its square.\n" for i in range(60000)))
+    arguments = lambda out: ["pretrain", "--config", "gpt2-small", "--data", text, "--steps", "6", "--set", "train.batch_size=4", "--set",
+                             "train.micro_batch=1", "--set", "train.shards=2", "--set", "train.eval_windows=1", "--out", out]
+    def rate(out):
+        rates = [json.loads(line)["tokens_per_s"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+        return sorted(rates[1:])[len(rates[1:]) // 2]
+    def measured(name, start):
+        out = folder / name
+        child = subprocess.Popen([*start, str(options.gptkit), *map(str, arguments(out))], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        peak = {}
+        while child.poll() is None:
+            for process in processes(out):
+                try:
+                    status = pathlib.Path(f"/proc/{process}/status").read_text()
+                    peak[process] = int(re.search(r"VmHWM:\s+(\d+)", status).group(1)) / 1024
+                except (OSError, AttributeError):
+                    pass
+            time.sleep(0.2)
+        found = rate(out), sorted(peak.values())
+        shutil.rmtree(out)
+        return found
+    ranks = [*MPIRUN, "-x", "RAYON_NUM_THREADS=1", "--bind-to", "core", "-n", "2"]
+    for turn in range(2):
+        (one, one_peak), (two, two_peak) = measured(f"one-{turn}", []), measured(f"two-{turn}", ranks)
+        print(f"speed   one process {one:.0f} tokens/s ({one_peak[-1]:.0f} MB), two ranks {two:.0f} ({' and '.join(f'{x:.0f}' for x in two_peak)} MB): "
+              f"ratio {two / one:.3f}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gptkit", type=pathlib.Path)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--speed", action="store_true")
+    options = parser.parse_args()
+    if not shutil.which("mpirun"):
+        sys.exit("mpirun is not installed: apt-get install libopenmpi-dev openmpi-bin libclang-dev")
+    if not options.gptkit:
+        subprocess.run(["cargo", "build", "--release", "-p", "gptkit", "--features", "mpi"], check=True)
+        options.gptkit = pathlib.Path("target/release/gptkit")
+    options.gptkit = options.gptkit.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        stages(options, folder)
+        kills(options, folder, interruptions(options, folder))
+        if options.speed:
+            speed(options, folder)
+    print(f"{sum(PASSED)} of {len(PASSED)} passed")
+    return 0 if all(PASSED) else 1
+
+
+sys.exit(main())
