@@ -3,6 +3,7 @@
 use crate::data_args::{quoted, shell};
 use crate::device::{DeviceChoice, DtypeChoice};
 use crate::following::Following;
+use crate::hub_names;
 use crate::presets;
 use crate::stage_names::StageNames;
 use crate::ui::{Stopped, Ui, Usage, unusable};
@@ -209,10 +210,10 @@ pub(crate) fn load_following<C: DeserializeOwned + Check>(
     ui: &Ui,
 ) -> Result<(String, C)> {
     if !presets::is_preset(given) {
-        return presets::load(given, &set);
+        return presets::load(given, &set, ui);
     }
     let (name, text) = presets::text(given)?;
-    let following = Following::new(names, (given, text), set, init);
+    let following = Following::new(names, (given, text), hub_names::in_settings(&set, ui)?, init);
     let config = presets::load_text(given, &following.text, &following.set)?;
     following.said.iter().for_each(|line| ui.say(line));
     Ok((name, config))
@@ -252,7 +253,7 @@ fn reopen<C: DeserializeOwned + Check>(stage: &StageNames, folder: &Path, ui: &U
     }
     let run = Resumable::open(folder, if stage.records.is_none() { &["data.", "tokenizer."] } else { &[] }, ui)?;
     let path = folder.join("config.toml");
-    let load = |set: &[String]| presets::load::<C>(&path.to_string_lossy(), set);
+    let load = |set: &[String]| presets::load::<C>(&path.to_string_lossy(), set, ui);
     let config = match stage.records {
         None => load(&run.settings())?.1,
         Some((section, kept)) => {
