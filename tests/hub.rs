@@ -136,7 +136,7 @@ fn configurations_and_settings_name_data_and_tokenizers_of_the_hub() {
     let tokenizer = |folder: &str| fs::read(scene.at(&format!("{folder}/tokenizer.json"))).unwrap();
     assert_eq!(tokenizer("tokenizer"), tokenizer("run"));
     scene.refused("pretrain --set data.sources=[{path=\"hf:o/none/x.txt\"}]", 1, "o/none does not exist");
-    scene.refused("sft --init run --set data.sources=[\"hf:o/none\"]", 2, "names no file");
+    scene.refused("sft --init run --set data.sources=[\"hf:none\"]", 2, "names no file");
 }
 
 #[test]

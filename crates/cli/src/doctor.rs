@@ -275,16 +275,13 @@ fn open_files() -> MachineCheck {
 fn programs() -> MachineCheck {
     const PACKAGES: &str = "import importlib.metadata as m\n\
                             for name in ('torch', 'transformers', 'huggingface_hub'):\n\
-                            \x20 try: print(name, m.version(name))\n\
+                            \x20 try: print('found', name, m.version(name))\n\
                             \x20 except m.PackageNotFoundError: pass\n";
-    let llama = output("llama-cli", &["--version"]);
-    let llama = llama.iter().flat_map(|text| text.lines()).find_map(|line| line.strip_prefix("version: "));
+    let llama = output("llama-cli", &["--version"]).unwrap_or_default();
+    let llama = llama.lines().filter_map(|line| line.strip_prefix("version: ")).map(|it| format!("llama.cpp {it}"));
     let python = output("python3", &["-c", PACKAGES]).unwrap_or_default();
-    let found: Vec<String> = llama
-        .map(|version| format!("llama.cpp {version}"))
-        .into_iter()
-        .chain(python.lines().map(str::to_owned))
-        .collect();
+    let python = python.lines().filter_map(|line| line.strip_prefix("found ")).map(str::to_owned);
+    let found: Vec<String> = llama.take(1).chain(python).collect();
     let none = "none of llama.cpp, PyTorch, transformers; gptkit needs none";
     MachineCheck::ok("other programs", if found.is_empty() { none.to_owned() } else { found.join(", ") })
 }
