@@ -14,7 +14,7 @@ fn a_model_is_downloaded_once_into_the_cache_of_huggingface_hub() {
     assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), weights());
     let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["config.json", "model.safetensors", "tokenizer.json"]);
+    assert_eq!(names, ["README.md", "config.json", "model.safetensors", "tokenizer.json"]);
     let blob = hash_of(&weights(), true);
     let target = fs::read_link(folder.join("model.safetensors")).unwrap();
     assert_eq!(target.to_str().unwrap(), format!("../../blobs/{blob}"));
