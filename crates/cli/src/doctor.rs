@@ -218,7 +218,7 @@ fn folder(check: &'static str, folder: &Path, hint: &str) -> MachineCheck {
     let found = format!("{shown}, {} free", needed_bytes(free));
     match free {
         ..LEAST_DISK => MachineCheck::problem(check, found, "free some space"),
-        ..LITTLE_DISK => MachineCheck::warning(check, found, "free some space for models and checkpoints"),
+        LEAST_DISK..LITTLE_DISK => MachineCheck::warning(check, found, "free some space for models and checkpoints"),
         _ => MachineCheck::ok(check, found),
     }
 }
