@@ -23,7 +23,7 @@ fn a_model_is_downloaded_once_into_the_cache_of_huggingface_hub() {
     assert!(!scene.at(&format!("models--a--b/blobs/{blob}.incomplete")).exists());
     assert!(scene.notes.all().contains("task: model.safetensors of a/b Some(200000)"), "{}", scene.notes.all());
     let lines = |scene: &HubScene| scene.hub.seen().into_iter().map(|seen| seen.line).collect::<Vec<_>>();
-    assert_eq!(lines(&scene).iter().filter(|line| line.contains("resolve")).count(), 3);
+    assert_eq!(lines(&scene).iter().filter(|line| line.contains("resolve")).count(), 4);
     scene.model("a/b").unwrap();
     assert!(lines(&scene).iter().all(|line| line.contains("/api/")), "nothing is downloaded twice");
     scene.model(&format!("a/b@{COMMIT}")).unwrap();
