@@ -16,6 +16,12 @@ const PREFIX: &str = "GPTKIT_";
 /// The variable in which OpenAI's clients look for their key.
 const API_KEY: &str = "OPENAI_API_KEY";
 
+/// How long other ranks are waited for, in seconds.
+const RANK_LIMIT: &str = "GPTKIT_RANK_LIMIT";
+
+/// Variables in which starters of MPI tell the number of processes: Open MPI; MPICH and Slurm's PMI.
+const N_RANKS: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
+
 /// A variable that changes what gptkit does.
 pub(crate) struct Variable {
     /// Its name.
@@ -67,6 +73,11 @@ pub(crate) const VARIABLES: &[Variable] = &[
         values: "",
         about: "proxy for requests to the hub; ALL_PROXY and HTTP_PROXY are used as well, and NO_PROXY names hosts without one",
     },
+    Variable {
+        name: RANK_LIMIT,
+        values: "seconds",
+        about: "how long a rank under mpirun waits for another one before all of them end; by default, 600",
+    },
     Variable { name: "RAYON_NUM_THREADS", values: "", about: "number of threads; by default, one for each core" },
     Variable { name: "NO_COLOR", values: "", about: "no colors" },
     Variable { name: "TMPDIR", values: "", about: "folder of temporary files" },
@@ -101,6 +112,27 @@ impl Variable {
 /// The key for a server; empty when it is not set.
 pub(crate) fn api_key() -> String {
     std::env::var(API_KEY).unwrap_or_default()
+}
+
+/// How many processes were started together; none where this one was started alone. Slurm's PMIx tells only that there may be
+/// several.
+pub(crate) fn started_ranks() -> Option<usize> {
+    let told = N_RANKS.iter().find_map(|name| std::env::var(name).ok()?.parse().ok());
+    told.or_else(|| {
+        std::env::var_os("PMIX_RANK").and_then(|_| std::env::var("SLURM_STEP_NUM_TASKS").ok()?.parse().ok())
+    })
+}
+
+/// How long other ranks are waited for.
+///
+/// # Errors
+/// When the variable is no number of seconds.
+#[cfg(feature = "mpi")]
+pub(crate) fn rank_limit() -> Result<std::time::Duration, Usage> {
+    let Ok(value) = std::env::var(RANK_LIMIT) else { return Ok(std::time::Duration::from_secs(600)) };
+    let seconds = value.parse().ok().filter(|seconds| *seconds > 0);
+    let problem = || Usage::new(format!("{RANK_LIMIT} is {value:?}; it must be a number of seconds")).hint("use 600");
+    seconds.map(std::time::Duration::from_secs).ok_or_else(problem)
 }
 
 /// How the hub is reached.

@@ -36,7 +36,7 @@ pub(crate) struct InspectCommand {
 
 impl InspectCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let context = RunContext { device: &Device::Cpu, progress: ui, deadline: None };
+        let context = RunContext { device: &Device::Cpu, progress: ui, deadline: None, ranks: ui.ranks() };
         let (tokenizer, batches) = match &self.init {
             None => {
                 let (_, config) = presets::load(&self.config.config, &self.config.settings(), ui)?;

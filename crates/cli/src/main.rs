@@ -45,6 +45,9 @@ mod pretrain;
 mod progress;
 mod pull;
 mod push;
+#[cfg(test)]
+mod rank_tests;
+mod ranks;
 mod records_args;
 #[cfg(test)]
 mod reference;
@@ -60,6 +63,8 @@ mod stage_args;
 mod stage_names;
 mod stderr;
 mod stdin;
+#[cfg(test)]
+mod tested_stages;
 mod tokenizer;
 #[cfg(test)]
 mod train_keys;
@@ -71,12 +76,13 @@ mod world;
 
 use clap::{FromArgMatches, Parser, Subcommand};
 use gptkit_data::printable::printable_line;
+use gptkit_ranks::Ranks;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::ffi::OsString;
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 use stderr::write_line;
-use ui::Ui;
+use ui::{RankEnds, Stopped, Ui, Usage};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -268,7 +274,14 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     let events = env::wants_events();
-    let ui = Ui::new(events.as_ref().is_ok_and(|wanted| *wanted));
+    let (ranks, refusal) = match ranks::connected(arguments.get(1).and_then(|command| command.to_str())) {
+        Ok(ranks) => (ranks, None),
+        Err(e) => (Ranks::default(), Some(e)),
+    };
+    let ui = Ui::new(events.as_ref().is_ok_and(|wanted| *wanted), ranks);
+    if let Some(refusal) = refusal {
+        return ui.fail(&refusal);
+    }
     if let Err(e) = events {
         return ui.fail(&e.into());
     }
@@ -290,6 +303,10 @@ fn main() -> ExitCode {
             let code = ui.fail(&e);
             if let Some(hint) = hub_names::hint(&arguments) {
                 ui.say(&format!("  hint: {hint}"));
+            }
+            if !ui.ranks().is_alone() && !e.is::<Stopped>() && !e.is::<RankEnds>() {
+                // Without a farewell to the other ranks, which would wait for it: MPI's starter ends them.
+                std::process::exit(if e.is::<Usage>() { 2 } else { 1 });
             }
             code
         }

@@ -183,6 +183,7 @@ pub(crate) fn checked<T: DeserializeOwned + Check>(section: &str, set: &[String]
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gptkit_ranks::Ranks;
 
     #[test]
     fn every_preset_file_is_embedded_and_sound() {
@@ -206,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_file_extends_a_preset_or_another_file() {
-        let (folder, ui) = (tempfile::tempdir().unwrap(), Ui::new(false));
+        let (folder, ui) = (tempfile::tempdir().unwrap(), Ui::new(false, Ranks::default()));
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);
             gptkit_data::disk::write(&path, text.as_bytes()).unwrap();
@@ -250,12 +251,12 @@ mod tests {
     fn baselines_are_of_equal_size() {
         let n = |set: &[&str]| {
             let set: Vec<String> = set.iter().map(|set| format!("model.{set}")).collect();
-            load::<PretrainConfig>("small", &set, &Ui::new(false)).unwrap().1.model.n_params() as f64
+            load::<PretrainConfig>("small", &set, &Ui::new(false, Ranks::default())).unwrap().1.model.n_params() as f64
         };
         let gpt1 = n(&["kind=\"gpt1\"", "n_layer=3", "d_model=128", "vocab_size=1024"]);
         for (name, vocab_size) in [("lstm-small", 1024), ("bert-small", 1025)] {
             let set = [format!("model.vocab_size={vocab_size}")];
-            let model = load::<PretrainConfig>(name, &set, &Ui::new(false)).unwrap().1.model;
+            let model = load::<PretrainConfig>(name, &set, &Ui::new(false, Ranks::default())).unwrap().1.model;
             let off = model.n_params() as f64 / gpt1 - 1.0;
             assert!(
                 model.context == 128 && off.abs() < 0.02,

@@ -5,8 +5,9 @@ use crate::device::{DeviceChoice, DtypeChoice};
 use crate::following::Following;
 use crate::hub_names;
 use crate::presets;
+use crate::ranks::RunToShare;
 use crate::stage_names::StageNames;
-use crate::ui::{Stopped, Ui, Usage, unusable};
+use crate::ui::{RankEnds, Stopped, Ui, Usage, unusable};
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use clap::Args;
@@ -137,6 +138,10 @@ impl RunArgs {
         S::Config: DeserializeOwned + Check,
     {
         let device = self.device()?;
+        let context = self.context(&device, ui);
+        if !ui.ranks().is_first() {
+            return follow(names, stage, &context, ui);
+        }
         let (todo, given) = match self.resumes(&set)? {
             Some(folder) => (reopen(names, folder, ui)?, Vec::new()),
             None => {
@@ -147,7 +152,11 @@ impl RunArgs {
                 (self.begin(names, &name, config, &given, ui)?, given)
             }
         };
-        let context = self.context(&device, ui);
+        let (folder, begins) = match &todo {
+            Todo::Begin { claim, .. } => (claim.folder(), true),
+            Todo::Resume { run, .. } => (run.folder.as_path(), false),
+        };
+        RunToShare { folder: std::path::absolute(folder)?, begins }.tell(ui.ranks())?;
         match todo {
             Todo::Begin { config, request, claim } => {
                 let stage = stage(config, &RunModels::New { given, request: &request })?;
@@ -193,8 +202,40 @@ impl RunArgs {
 
     /// How the stage runs on `device`, from now on.
     pub(crate) fn context<'a>(&self, device: &'a Device, ui: &'a Ui) -> RunContext<'a> {
-        RunContext { device, progress: ui, deadline: self.max_time.map(|time| Instant::now() + time) }
+        let deadline = self.max_time.map(|time| Instant::now() + time);
+        RunContext { device, progress: ui, deadline, ranks: ui.ranks() }
     }
+}
+
+/// Trains as a rank other than the first, which has decided what to do.
+///
+/// # Errors
+/// When the run fails; else [`RankEnds`], or [`Stopped`] where it was stopped before its end.
+fn follow<S: Stage>(
+    names: &StageNames,
+    stage: impl FnOnce(S::Config, &RunModels) -> Result<S>,
+    context: &RunContext,
+    ui: &Ui,
+) -> Result<Outcome<S::Report>>
+where
+    S::Config: DeserializeOwned + Check,
+{
+    let RunToShare { folder, begins } = RunToShare::heard(context.ranks)?;
+    let outcome = if begins {
+        let request = RunRequest::read(&folder);
+        let request =
+            request.with_context(|| format!("run.json in {} cannot be read by this rank", folder.display()))?;
+        enter(&request.working_folder, &folder)?;
+        let aside = tempfile::tempdir()?;
+        let claim = Claim::new(&aside.path().join("run"), &|_| false)?.context("a temporary folder is in use")?;
+        let stage = stage(request.config()?, &RunModels::New { given: Vec::new(), request: &request })?;
+        gptkit_train::stage::run(stage, claim, context)?
+    } else {
+        let run = Resumable::follow(&folder, verified(names))?;
+        let config = saved_config(names, &folder, &run, ui)?;
+        gptkit_train::stage::resume(stage(config, &RunModels::Resumed)?, run, context)?
+    };
+    Err(outcome.summary.stop.map_or_else(|| RankEnds.into(), |stop| Stopped(stop).into()))
 }
 
 /// The configuration that `given` names with the settings `set`, and its name, for a run of `names` that starts from the
@@ -251,20 +292,41 @@ fn reopen<C: DeserializeOwned + Check>(stage: &StageNames, folder: &Path, ui: &U
             return start_again(request, folder, ui);
         }
     }
-    let run = Resumable::open(folder, if stage.records.is_none() { &["data.", "tokenizer."] } else { &[] }, ui)?;
+    let run = Resumable::open(folder, verified(stage), ui)?;
+    Ok(Todo::Resume { config: saved_config(stage, folder, &run, ui)?, run })
+}
+
+/// Sections of the settings that a run compares with what it began with when it is resumed.
+fn verified(stage: &StageNames) -> &'static [&'static str] {
+    if stage.records.is_none() { &["data.", "tokenizer."] } else { &[] }
+}
+
+/// The settings of the `run` in `folder`.
+///
+/// # Errors
+/// When they are not sound.
+fn saved_config<C: DeserializeOwned + Check>(stage: &StageNames, folder: &Path, run: &Resumable, ui: &Ui) -> Result<C> {
     let path = folder.join("config.toml");
     let load = |set: &[String]| presets::load::<C>(&path.to_string_lossy(), set, ui);
-    let config = match stage.records {
-        None => load(&run.settings())?.1,
-        Some((section, kept)) => {
-            // The sources of the records may be gone: the run keeps its own copy.
-            let own = format!("{section}.sources=[{}]", quoted(&folder.join(kept).to_string_lossy()));
-            let gone = stage.gone.iter().map(|set| (*set).to_owned());
-            let without: Vec<String> = [own, format!("{section}.validation=[]")].into_iter().chain(gone).collect();
-            load(&[]).or_else(|_| load(&without))?.1
-        }
-    };
-    Ok(Todo::Resume { config, run })
+    let Some((section, kept)) = stage.records else { return Ok(load(&run.settings())?.1) };
+    // The sources of the records may be gone: the run keeps its own copy.
+    let own = format!("{section}.sources=[{}]", quoted(&folder.join(kept).to_string_lossy()));
+    let gone = stage.gone.iter().map(|set| (*set).to_owned());
+    let without: Vec<String> = [own, format!("{section}.validation=[]")].into_iter().chain(gone).collect();
+    Ok(load(&[]).or_else(|_| load(&without))?.1)
+}
+
+/// Enters the directory `from` in which the run in `folder` was started, from which relative paths lead.
+///
+/// # Errors
+/// When it is not accessible.
+fn enter(from: &Path, folder: &Path) -> Result<()> {
+    if std::env::current_dir().ok().as_deref() == Some(from) {
+        return Ok(());
+    }
+    std::env::set_current_dir(from).with_context(|| {
+        format!("{} was started in the directory {}, which is not accessible", folder.display(), from.display())
+    })
 }
 
 /// Refuses a checkpoint of a run, a folder of several runs, and any other folder that is no run.
@@ -297,12 +359,7 @@ fn start_again<C: DeserializeOwned>(request: RunRequest, folder: &Path, ui: &Ui)
     let folder = std::path::absolute(folder)?;
     let claim = RunRequest::claim_again(&folder)?;
     ui.say(&format!("{} has no checkpoint yet; starting it again from the beginning", folder.display()));
-    let from = &request.working_folder;
-    if std::env::current_dir().ok().as_ref() != Some(from) {
-        std::env::set_current_dir(from).with_context(|| {
-            format!("{} was started in the directory {}, which is not accessible", folder.display(), from.display())
-        })?;
-    }
+    enter(&request.working_folder, &folder)?;
     Ok(Todo::Begin { config: request.config()?, request, claim })
 }
 

@@ -1,22 +1,14 @@
 //! Every key of `[train]`, in every stage: it changes the run, or it is refused. No key is accepted without an effect.
 
-use anyhow::Result;
-use candle_core::Device;
-use gptkit_config::Check;
-use gptkit_data::disk::Claim;
+use crate::tested_stages::{
+    TestModels, TestedStage, context, dpo, finetune, ppo, pretrain, records, settings, sft, train_rm,
+};
 use gptkit_data::progress::{Progress, ProgressTask, Silent, Unit};
-use gptkit_reward::{RewardConfig, RewardModeling};
-use gptkit_rl::{Dpo, DpoConfig, PpoConfig, PpoTraining};
-use gptkit_sft::{FinetuneConfig, Finetuning, Sft, SftConfig};
+use gptkit_ranks::ALONE;
 use gptkit_train::config::TrainConfig;
-use gptkit_train::stage::run;
-use gptkit_train::{PretrainConfig, Pretraining, RunContext};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use tempfile::TempDir;
 
 /// What a key does to a run.
 enum Effect {
@@ -34,6 +26,7 @@ const KEYS: &[(&[&str], &str, &str, Effect)] = &[
     (&["length"], "", "length=0.5 epochs", Changes),
     (&["batch_size"], "", "batch_size=8", Changes),
     (&["micro_batch"], "", "micro_batch=1", Saves),
+    (&["shards"], "", "shards=4", Saves),
     (&["batch_ramp_start", "batch_ramp"], "", "batch_ramp_start=2,batch_ramp=4 steps", Changes),
     (&["batch_ramp_start"], "batch_ramp_start=2,batch_ramp=4 steps", "batch_ramp_start=4", Changes),
     (&["batch_ramp"], "batch_ramp_start=2,batch_ramp=4 steps", "batch_ramp=2 steps", Changes),
@@ -65,18 +58,6 @@ const KEYS: &[(&[&str], &str, &str, Effect)] = &[
     (&["patience"], "lr=1e-12,length=8 steps", "patience=1", Changes),
 ];
 
-const BASE: &str = r#"
-[train]
-length = "4 steps"
-batch_size = 4
-lr = 1e-2
-eval_every = 2
-eval_windows = 4
-spike_window = 3
-keep_checkpoints = 2
-dtype = "f32"
-"#;
-
 /// What can be seen of a run: its metrics without times, its checkpoints, and what was said of spikes.
 #[derive(Debug, PartialEq)]
 struct Seen {
@@ -99,106 +80,16 @@ impl Progress for Said {
     }
 }
 
-/// A pretrained model, one that answers and a reward model, all tiny.
-struct TestModels {
-    folder: TempDir,
-    shards: String,
-}
-
-impl TestModels {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let shards = folder.path().join("shards").display().to_string();
-        let models = Self { folder, shards };
-        for (name, stage) in [("pretrain", pretrain as TestedStage), ("sft", sft), ("rm", train_rm)] {
-            stage(&models, &[], &models.at(name), &Silent).unwrap();
-        }
-        models
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-}
-
-/// Runs a stage with some settings and leaves it in a folder.
-type TestedStage = fn(&TestModels, &[String], &Path, &dyn Progress) -> Result<()>;
-
-fn loaded<T: DeserializeOwned + Check>(sections: &str, set: &[String]) -> Result<T> {
-    Ok(gptkit_config::load("test", &(sections.to_owned() + BASE), set)?)
-}
-
-fn claimed(out: &Path) -> Claim {
-    Claim::new(out, &|_| false).unwrap().unwrap()
-}
-
-fn context<'a>(progress: &'a dyn Progress) -> RunContext<'a> {
-    RunContext { device: &Device::Cpu, progress, deadline: None }
-}
-
-fn pretrain(models: &TestModels, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
-    let sections = format!(
-        "[model]\nkind = \"gpt2\"\nn_layer = 1\nn_head = 2\nd_model = 16\ncontext = 96\ninit_std = 0.02\n[tokenizer]\ntrain = \"bpe\"\n\
-         vocab_size = 400\n[data]\nsources = [{{ path = \"world:30\" }}]\nval_fraction = 0.1\nshards = '{}'\n",
-        models.shards
-    );
-    let config = loaded::<PretrainConfig>(&sections, set)?;
-    run(Pretraining::new(config, None), claimed(out), &context(progress)).map(drop)
-}
-
-fn finetune(models: &TestModels, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
-    let sections = "[data]\ntask = \"classification\"\nsources = [\"world:12\"]\n";
-    let config = loaded::<FinetuneConfig>(sections, set)?;
-    run(Finetuning::new(config, Some(&models.at("pretrain"))), claimed(out), &context(progress)).map(drop)
-}
-
-fn sft(models: &TestModels, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
-    let config = loaded::<SftConfig>("[data]\nsources = [\"world:12\"]\n", set)?;
-    run(Sft::new(config, Some(&models.at("pretrain"))), claimed(out), &context(progress)).map(drop)
-}
-
-fn train_rm(models: &TestModels, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
-    let sections = "[data]\nsources = [\"world:12\"]\n[normalization]\nrecipe = \"none\"\n";
-    let config = loaded::<RewardConfig>(sections, set)?;
-    run(RewardModeling::new(config, Some(&models.at("sft"))), claimed(out), &context(progress)).map(drop)
-}
-
-fn dpo(models: &TestModels, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
-    let config = loaded::<DpoConfig>("[data]\nsources = [\"world:12\"]\n", set)?;
-    run(Dpo::new(config, Some(&models.at("sft"))), claimed(out), &context(progress)).map(drop)
-}
-
-fn ppo(models: &TestModels, set: &[String], out: &Path, progress: &dyn Progress) -> Result<()> {
-    let sections = "[prompts]\nsources = [\"world:10\"]\n[rollout]\nmax_new_tokens = 4\n[policy]\nminibatches = 2\n";
-    let config = loaded::<PpoConfig>(sections, set)?;
-    run(PpoTraining::new(config, Some(&models.at("sft")), Some(&models.at("rm"))), claimed(out), &context(progress))
-        .map(drop)
-}
-
 fn see(models: &TestModels, stage: TestedStage, set: &[String]) -> Result<Seen, String> {
     let folder = tempfile::tempdir().unwrap();
     let (out, said) = (folder.path().join("run"), Said::default());
-    stage(models, set, &out, &said).map_err(|e| format!("{e:#}"))?;
-    let without_times = |line: &str| {
-        let mut record: Value = serde_json::from_str(line).unwrap();
-        record.as_object_mut().unwrap().remove("tokens_per_s");
-        if let Some(figures) = record["figures"].as_object_mut() {
-            figures.retain(|name, _| !name.starts_with("time/"));
-        }
-        record
-    };
-    let text = gptkit_data::disk::read_description(&out.join("metrics.jsonl")).unwrap();
+    stage(models, set, &out, &context(&said, &ALONE)).map_err(|e| format!("{e:#}"))?;
     let entries = out.join("checkpoints").read_dir().unwrap();
     Ok(Seen {
-        records: text.lines().map(without_times).collect(),
+        records: records(&out),
         checkpoints: entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect(),
         spikes: said.0.into_inner().unwrap().into_iter().filter(|line| line.contains("jumped")).collect(),
     })
-}
-
-/// `a=1,b=2` as `--set` has it, below `[train]`.
-fn settings(keys: &str) -> Vec<String> {
-    keys.split(',').filter(|set| !set.is_empty()).map(|set| format!("train.{set}")).collect()
 }
 
 /// All numbers of a record, in order.
@@ -266,7 +157,7 @@ fn ppo_obeys_every_key() {
 
 #[test]
 fn the_table_has_every_key() {
-    let text = r#"{ "length": "1 steps", "batch_size": 2, "micro_batch": 1, "batch_ramp_start": 1, "batch_ramp": "1 steps",
+    let text = r#"{ "length": "1 steps", "batch_size": 2, "micro_batch": 1, "shards": 1, "batch_ramp_start": 1, "batch_ramp": "1 steps",
         "lr": 1, "decay_start": "1 steps", "decay_end": "1 steps", "clip": 1, "muon_lr": 1, "muon_momentum": 0, "eval_every": 1, "patience": 1 }"#;
     let all: TrainConfig = serde_json::from_str(text).unwrap();
     let written = serde_json::to_value(&all).unwrap();

@@ -9,8 +9,9 @@ use crate::stderr::{send, write_line};
 use anyhow::Context;
 pub(crate) use gptkit_config::Usage;
 use gptkit_data::printable::{printable, printable_json};
-use gptkit_data::progress::{Progress, ProgressTask, Unit};
+use gptkit_data::progress::{Progress, ProgressTask, Silent, Unit};
 use gptkit_lineage::event::ProgressEvent;
+use gptkit_ranks::Ranks;
 use gptkit_train::interrupt::Stop;
 use indicatif::MultiProgress;
 use std::io::{self, IsTerminal, Write};
@@ -29,6 +30,18 @@ impl std::fmt::Display for Stopped {
 
 impl std::error::Error for Stopped {}
 
+/// The run has ended, and what is left to do is done by the first rank alone.
+#[derive(Debug)]
+pub(crate) struct RankEnds;
+
+impl std::fmt::Display for RankEnds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the first rank completes the command")
+    }
+}
+
+impl std::error::Error for RankEnds {}
+
 /// The terminal, or what stands in for it.
 pub(crate) struct Ui {
     live: bool,
@@ -36,11 +49,18 @@ pub(crate) struct Ui {
     events: bool,
     /// The bars on the screen, above which lines are printed.
     bars: MultiProgress,
+    /// The processes that run the command together, of which only the first one prints.
+    ranks: Ranks,
 }
 
 impl Ui {
-    pub(crate) fn new(events: bool) -> Self {
-        Self { live: io::stderr().is_terminal(), events, bars: MultiProgress::new() }
+    pub(crate) fn new(events: bool, ranks: Ranks) -> Self {
+        Self { live: io::stderr().is_terminal(), events, bars: MultiProgress::new(), ranks }
+    }
+
+    /// The processes that run the command together.
+    pub(crate) fn ranks(&self) -> &Ranks {
+        &self.ranks
     }
 
     /// Reports the end of the process as an event, where events are wanted.
@@ -67,6 +87,9 @@ impl Ui {
 
     /// Bytes as they are, on stdout, flushed: text that gptkit itself has styled, and what a user asked for with `--raw`.
     pub(crate) fn raw(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        if !self.ranks.is_first() {
+            return Ok(());
+        }
         let mut out = io::stdout().lock();
         out.write_all(bytes).and_then(|()| out.flush()).context("stdout cannot be written")
     }
@@ -85,7 +108,13 @@ impl Ui {
         if let Some(Stopped(stop)) = error.downcast_ref() {
             return ExitCode::from(stop.exit_code());
         }
-        self.error(error);
+        if error.is::<RankEnds>() {
+            return ExitCode::SUCCESS;
+        }
+        match self.ranks.rank() {
+            0 => self.error(error),
+            rank => write_line(&format!("rank {rank}: error: {}", message(error))),
+        }
         ExitCode::from(if is_usage(error) { 2 } else { 1 })
     }
 
@@ -96,6 +125,9 @@ impl Ui {
 
     /// A line on stderr.
     pub(crate) fn say(&self, line: &str) {
+        if !self.ranks.is_first() {
+            return;
+        }
         if self.events {
             return send(&ProgressEvent::Said(line.to_owned()));
         }
@@ -152,6 +184,9 @@ impl Progress for Ui {
     }
 
     fn task(&self, label: &str, total: Option<u64>, unit: Unit) -> Box<dyn ProgressTask> {
+        if !self.ranks.is_first() {
+            return Box::new(Silent);
+        }
         if self.events {
             return Box::new(EventTask::begin(label, total, unit));
         }

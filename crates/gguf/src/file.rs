@@ -4,6 +4,7 @@
 use crate::value::{BOOL, F32, GgufValue, I32, LIST, Metadata, TEXT, U32};
 use crate::{ALIGNMENT, MAGIC, dtype};
 use anyhow::{Context, Result, bail, ensure};
+use bytemuck::{cast_slice, cast_slice_mut};
 use candle_core::quantized::{GgmlDType, ggml_file::qtensor_from_ggml};
 use candle_core::{Device, Tensor};
 use std::collections::HashSet;
@@ -104,28 +105,46 @@ impl GgufFile {
     /// # Errors
     /// When the file was truncated after it was opened, or memory on the device does not suffice.
     pub fn load(&self, tensor: &GgufTensor, device: &Device) -> Result<Tensor> {
+        if tensor.dtype == GgmlDType::F32 {
+            let shape = tensor.shape.as_slice();
+            return Ok(self.read(tensor, |bytes| Tensor::from_slice(cast_slice::<_, f32>(bytes), shape, device))??);
+        }
         let blocks =
             self.read(tensor, |bytes| qtensor_from_ggml(tensor.dtype, bytes, tensor.shape.clone(), &Device::Cpu))??;
         Ok(blocks.dequantize(&Device::Cpu)?.to_device(device)?)
     }
 
-    /// Runs `f` on the bytes of a tensor.
-    ///
-    /// # Errors
-    /// When the file was truncated after it was opened.
-    pub fn read<R>(&self, tensor: &GgufTensor, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
+    fn read<R>(&self, tensor: &GgufTensor, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
         let words = self.words(tensor)?;
-        Ok(f(&bytemuck::cast_slice(&words)[..(tensor.range.end - tensor.range.start) as usize]))
+        Ok(f(&cast_slice(&words)[..(tensor.range.end - tensor.range.start) as usize]))
     }
 
     /// The bytes of a tensor, in memory that is aligned as its blocks need it; the last word may be longer than the tensor.
     fn words(&self, tensor: &GgufTensor) -> Result<Vec<u32>> {
-        let n = (tensor.range.end - tensor.range.start) as usize;
+        self.words_at(tensor, tensor.range.clone())
+    }
+
+    /// The bytes of some rows of a matrix, in memory that is aligned as its blocks need it; the last word may be longer.
+    ///
+    /// # Errors
+    /// When the file was truncated after it was opened.
+    ///
+    /// # Panics
+    /// When the matrix has fewer rows.
+    pub fn rows(&self, tensor: &GgufTensor, rows: Range<usize>) -> Result<Vec<u32>> {
+        assert!(rows.start <= rows.end && rows.end <= tensor.shape[0], "{} has fewer rows", tensor.name);
+        let row = (tensor.range.end - tensor.range.start) / tensor.shape[0] as u64;
+        let at = |row_number: usize| tensor.range.start + row_number as u64 * row;
+        self.words_at(tensor, at(rows.start)..at(rows.end))
+    }
+
+    fn words_at(&self, tensor: &GgufTensor, range: Range<u64>) -> Result<Vec<u32>> {
+        let n = (range.end - range.start) as usize;
         let mut words = vec![0u32; n.div_ceil(4)];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let mut read = || {
-            file.seek(SeekFrom::Start(tensor.range.start))?;
-            file.read_exact(&mut bytemuck::cast_slice_mut(&mut words)[..n])
+            file.seek(SeekFrom::Start(range.start))?;
+            file.read_exact(&mut cast_slice_mut(&mut words)[..n])
         };
         read().with_context(|| format!("{} in {} cannot be read", tensor.name, self.path.display()))?;
         Ok(words)

@@ -6,10 +6,11 @@ use crate::packing::{PackedUse, Packing};
 use crate::params::Params;
 use crate::tensor_files::must_be_finite;
 use anyhow::{Context, Result, bail, ensure};
+use candle_core::quantized::GgmlDType;
 use candle_core::{Device, Tensor};
 use gptkit_config::{Check, Problems};
 use gptkit_gguf::{GgufFile, GgufTensor};
-use gptkit_ops::{Parameter, Quantized};
+use gptkit_ops::{Parameter, Quantized, StoredMatrix, StoredType};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -97,7 +98,7 @@ impl GgufModel {
                 bail!("the tensor {} does not belong to a GPT-2 of {} layers", left.name, config.n_layer);
             }
             let make = |slot: &WeightSlot| -> Result<Parameter> {
-                if let Some(parameter) = packing.and_then(|packing| blocks(&file, &config, slot, packing)) {
+                if let Some(parameter) = packing.and_then(|packing| packed(&file, &config, slot, packing)) {
                     return parameter;
                 }
                 let values = find(&file, &config, &slot.name, device)?;
@@ -139,19 +140,26 @@ impl GgufModel {
     }
 }
 
-/// The weight of `slot` as its blocks are in the file, if products read them so.
-fn blocks(file: &GgufFile, config: &ModelConfig, slot: &WeightSlot, packing: Packing) -> Option<Result<Parameter>> {
-    let is_table = PackedUse::of(config, &slot.name)? == PackedUse::Table;
+/// The weight of `slot` packed straight from the file's numbers or blocks, without a copy in f32, if products read it so.
+fn packed(file: &GgufFile, config: &ModelConfig, slot: &WeightSlot, packing: Packing) -> Option<Result<Parameter>> {
+    let packed_use = PackedUse::of(config, &slot.name).filter(|_| packing.quantized.is_none())?;
+    let is_table = packed_use == PackedUse::Table;
     let tensor = file.tensor(&gguf_name(&slot.name)?)?;
-    let of = Quantized::of_dtype(tensor.dtype).filter(|_| packing.quantized.is_none())?;
     // A file has all matrices as `[out, in]`.
     let &[outputs, inputs] = tensor.shape.as_slice() else { return None };
     if slot.shape != (if is_table { [outputs, inputs] } else { [inputs, outputs] }) {
         return None;
     }
-    let pack = |bytes: &[u8]| Parameter::packed_blocks(bytes, of, (inputs, outputs), packing.precision, is_table);
-    let parameter = file.read(tensor, pack).and_then(|packed| packed.with_context(|| format!("in {}", slot.name)));
-    Some(parameter)
+    let kind = match tensor.dtype {
+        GgmlDType::BF16 => StoredType::Bf16,
+        GgmlDType::F32 if packing.rounds(config, packed_use) => return None,
+        GgmlDType::F32 => StoredType::F32,
+        dtype => StoredType::Quantized(Quantized::of_dtype(dtype)?),
+    };
+    let read = |rows| file.rows(tensor, rows).map_err(|e| candle_core::Error::msg(format!("{e:#}")));
+    let stored = StoredMatrix { kind, read: &read };
+    let parameter = Parameter::packed_as_stored(&stored, (inputs, outputs), packing.precision, is_table);
+    Some(parameter.with_context(|| format!("in {}", slot.name)))
 }
 
 /// The weight `name` of [`layout`], in the shape that it has there.

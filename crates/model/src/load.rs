@@ -50,8 +50,10 @@ impl ModelFolder {
     }
 
     fn load_as(folder: &Path, device: &Device, packing: Option<Packing>) -> Result<Self> {
+        // Before the weights, which then take the memory that is free again after it was made.
+        let tokenizer = Tokenizer::load(folder);
         let (config, params) = load_model_as(folder, device, packing)?;
-        let mut tokenizer = Tokenizer::load(folder)?;
+        let mut tokenizer = tokenizer?;
         tokenizer.limit_to(config.vocab_size).with_context(|| folder.display().to_string())?;
         let end_of_text = end_tokens(folder, &tokenizer)?;
         Ok(Self { config, params, tokenizer, end_of_text })

@@ -45,13 +45,18 @@ impl Packing {
     /// # Errors
     /// When its width does not divide into blocks.
     pub(crate) fn parameter(&self, config: &ModelConfig, name: &str, values: &Tensor) -> Result<Parameter> {
-        // Tokens are read from the table in f32, as in training: rounded to bf16 they would give other results.
-        let rounds = self.precision == Precision::Bf16 && self.quantized.is_none() && config.tie_word_embeddings;
         match PackedUse::of(config, name) {
-            Some(PackedUse::Table) if rounds => Parameter::new(values),
+            Some(of) if self.rounds(config, of) => Parameter::new(values),
             Some(of) => Parameter::packed(values, self.precision, self.quantized, of == PackedUse::Table),
             None => Parameter::new(values),
         }
+    }
+
+    /// Whether packing f32 for `packed_use` would round embeddings: tokens are read from a tied table in f32, as in training,
+    /// and rounded to bf16 they would give other results.
+    pub(crate) fn rounds(&self, config: &ModelConfig, packed_use: PackedUse) -> bool {
+        let is_read = packed_use == PackedUse::Table && config.tie_word_embeddings;
+        is_read && self.precision == Precision::Bf16 && self.quantized.is_none()
     }
 }
 

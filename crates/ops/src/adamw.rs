@@ -32,15 +32,17 @@ impl Adam {
     }
 }
 
-/// Updates the weights of `parameter` and their moments `mean` and `square` in place with its gradient times `scale`; all
-/// of one shape. In one pass over memory on the CPU.
+/// Updates the weights of `parameter` from number `from` on and their moments `mean` and `square`, of as many numbers, in place
+/// with its gradient times `scale`. In one pass over memory on the CPU; another device updates all weights.
 ///
 /// # Errors
 /// When the shapes differ or no gradient reaches the parameter.
-pub fn adamw(parameter: &Parameter, mean: &Var, square: &Var, scale: f64, adam: &Adam) -> Result<()> {
+pub fn adamw(parameter: &Parameter, from: usize, mean: &Var, square: &Var, scale: f64, adam: &Adam) -> Result<()> {
+    let part = from..from + mean.elem_count();
     parameter.with_gradient(
         |gradient| {
             parameter.change(|weights| {
+                let (weights, gradient) = (&mut weights[part.clone()], &gradient[part]);
                 with_f32s_mut(mean, |mean| {
                     with_f32s_mut(square, |square| update(weights, mean, square, gradient, scale as f32, adam))
                 })
@@ -143,7 +145,7 @@ mod tests {
         let numbers: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
         parameter.clear_gradient();
         parameter.add_gradient(|sums, _| sums.copy_from_slice(&numbers));
-        adamw(parameter, mean, square, scale, adam).unwrap();
+        adamw(parameter, 0, mean, square, scale, adam).unwrap();
     }
 
     fn slow(parameter: &Parameter, mean: &Var, square: &Var, gradient: &Tensor, scale: f64, adam: &Adam) {

@@ -174,7 +174,7 @@ fn cases_of<E: Element>(shape: BenchShape, precision: Precision) -> Result<Vec<B
     let run = move || gradient_squares(std::slice::from_ref(&one)).map(|_| ());
     add("gradient_norm", 0.0, Box::new(run));
     let adam = Adam { lr: 1e-6, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 1 };
-    add("adamw", 0.0, Box::new(move || adamw(&table, &mean, &square, 1.0, &adam)));
+    add("adamw", 0.0, Box::new(move || adamw(&table, 0, &mean, &square, 1.0, &adam)));
     Ok(cases)
 }
 

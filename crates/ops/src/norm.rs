@@ -4,9 +4,13 @@ use crate::cpu::vectorized;
 use crate::device::kernels::squares as squares_of;
 use crate::parameter::Parameter;
 use crate::slices::with_f32s;
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
+
+/// Numbers whose squares are summed before these sums are.
+pub const NORM_CHUNK: usize = 64 * 1024;
 
 /// Σ g² over the gradient of each of `parameters`, summed in f64; none where no gradient reaches it. A device other than
 /// the CPU is waited for once.
@@ -23,6 +27,18 @@ pub fn gradient_squares(parameters: &[Arc<Parameter>]) -> Result<Vec<Option<f64>
     Ok(gradients.iter().map(|gradient| gradient.as_ref().and_then(|_| sums.next())).collect())
 }
 
+/// The parts of [`gradient_squares`] of one parameter on the CPU: Σ g² of each [`NORM_CHUNK`] of weights in `part`, which begins
+/// at a multiple of it and ends there or with the parameter.
+///
+/// # Errors
+/// When no gradient reaches the parameter.
+pub fn gradient_square_parts(parameter: &Parameter, part: Range<usize>) -> Result<Vec<f64>> {
+    parameter.with_gradient(
+        |gradient| Ok(gradient[part].par_chunks(NORM_CHUNK).map(squares).collect()),
+        |_| bail!("the gradient is not on the CPU"),
+    )
+}
+
 /// Σ x² over all elements, summed in f64.
 ///
 /// # Errors
@@ -32,9 +48,8 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
 }
 
 fn of_numbers(numbers: &[f32]) -> f64 {
-    const CHUNK: usize = 64 * 1024;
-    // Partial sums are added in order, so that the result is the same on any number of threads.
-    let partial: Vec<f64> = numbers.par_chunks(CHUNK).map(squares).collect();
+    // Partial sums are added in order, so that the result is the same on any number of threads and ranks.
+    let partial: Vec<f64> = numbers.par_chunks(NORM_CHUNK).map(squares).collect();
     partial.iter().sum()
 }
 

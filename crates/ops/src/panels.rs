@@ -8,7 +8,8 @@ use crate::path::{Path, Precision, with_kernel};
 use crate::quantized::{Quantized, QuantizedPanels};
 use crate::scratch::ScratchBuffer;
 use aligned_vec::AVec;
-use candle_core::Result;
+use bytemuck::Pod;
+use candle_core::{Result, bail};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -54,14 +55,58 @@ impl Panels {
         Ok(Self { path: Path::Portable, numbers, depth, columns })
     }
 
-    /// Those of a right matrix `[depth, columns]` whose columns' blocks follow each other in `bytes`.
+    /// The right matrix `[depth, columns]` whose columns are the rows of `stored`.
     ///
     /// # Errors
-    /// As [`QuantizedPanels::of_blocks`].
-    pub(crate) fn of_blocks(bytes: &[u8], (depth, columns): (usize, usize), of: Quantized) -> Result<Self> {
-        let numbers = PanelNumbers::Quantized(QuantizedPanels::of_blocks(bytes, (depth, columns), of)?);
-        Ok(Self { path: Path::Portable, numbers, depth, columns })
+    /// When a row cannot be read or divided into blocks, or a number or a scale is NaN or infinite.
+    pub(crate) fn pack_stored(
+        stored: &StoredMatrix,
+        (depth, columns): (usize, usize),
+        precision: Precision,
+    ) -> Result<Self> {
+        match stored.kind {
+            StoredType::F32 => Self::pack_rows::<f32>(stored, (depth, columns), precision),
+            StoredType::Bf16 => Self::pack_rows::<bf16>(stored, (depth, columns), precision),
+            StoredType::Quantized(of) => {
+                let panels = QuantizedPanels::of_rows(of, (depth, columns), stored.read)?;
+                Ok(Self { path: Path::Portable, numbers: PanelNumbers::Quantized(panels), depth, columns })
+            }
+        }
     }
+
+    fn pack_rows<T: Element + Pod>(
+        stored: &StoredMatrix,
+        (depth, columns): (usize, usize),
+        precision: Precision,
+    ) -> Result<Self> {
+        let path = Path::of(precision);
+        let numbers = with_kernel!(path, K => match precision {
+            Precision::F32 => PanelNumbers::F32(pack_rows::<K, T, f32>(stored, (depth, columns))?),
+            Precision::Bf16 => PanelNumbers::Bf16(pack_rows::<K, T, bf16>(stored, (depth, columns))?),
+        });
+        Ok(Self { path, numbers, depth, columns })
+    }
+}
+
+/// A matrix in a file, whose rows follow each other there.
+#[derive(Clone, Copy)]
+pub struct StoredMatrix<'a> {
+    /// What the rows consist of.
+    pub kind: StoredType,
+    /// Reads the bytes of some rows, in memory that is aligned for their numbers; the last word may be longer than they are.
+    /// Several threads call it at a time.
+    pub read: &'a (dyn Fn(Range<usize>) -> Result<Vec<u32>> + Sync),
+}
+
+/// What the rows of a matrix in a file consist of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredType {
+    /// Numbers of 32 bits.
+    F32,
+    /// Numbers of 16 bits.
+    Bf16,
+    /// Blocks of few bits.
+    Quantized(Quantized),
 }
 
 impl Panels {
@@ -93,6 +138,30 @@ pub(crate) fn pack_all<K: Kernel, T: Element, S: Element>(matrix: Matrix<T>) -> 
         });
     }
     panels
+}
+
+/// [`pack_all`] of the matrix whose columns are the rows of `stored`, which each panel reads for itself.
+fn pack_rows<K: Kernel, T: Element + Pod, S: Element>(
+    stored: &StoredMatrix,
+    (depth, columns): (usize, usize),
+) -> Result<AVec<S>> {
+    let size = depth.next_multiple_of(K::DEPTH) * K::COLUMNS;
+    let mut panels = AVec::new(64);
+    panels.resize(columns.div_ceil(K::COLUMNS) * size, S::default());
+    panels.par_chunks_mut(size.max(1)).enumerate().try_for_each(|(panel, out)| {
+        let rows = panel * K::COLUMNS..((panel + 1) * K::COLUMNS).min(columns);
+        let n = rows.len();
+        let words = (stored.read)(rows)?;
+        let Some(numbers) = bytemuck::cast_slice::<u32, T>(&words).get(..n * depth) else {
+            bail!("{} bytes for {n} rows of {depth} numbers", size_of_val(&*words));
+        };
+        if !numbers.iter().all(|number| number.get().is_finite()) {
+            bail!("a value is NaN or infinite");
+        }
+        pack_right_panel::<K, T, S>(Matrix::new(numbers, n, depth, depth).t(), 0..depth, 0..n, out);
+        Ok(())
+    })?;
+    Ok(panels)
 }
 
 vectorized! {
@@ -146,4 +215,42 @@ pub(crate) fn pack_right_all<K: Kernel, T: Element>(matrix: Matrix<T>, scratch: 
         pack_right_panel::<K, T, K::Right>(matrix, 0..depth, first..(first + K::COLUMNS).min(columns), panel);
     }
     size
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Panels of `numbers`, the rows of 5 numbers of a file.
+    fn stored<T: Element + Pod>(kind: StoredType, numbers: &[T], precision: Precision) -> Result<Panels> {
+        let read = |rows: Range<usize>| {
+            let bytes: &[u8] = bytemuck::cast_slice(&numbers[rows.start * 5..rows.end * 5]);
+            let mut words = vec![0u32; bytes.len().div_ceil(4)];
+            bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+            Ok(words)
+        };
+        Panels::pack_stored(&StoredMatrix { kind, read: &read }, (5, numbers.len() / 5), precision)
+    }
+
+    #[test]
+    fn rows_of_a_file_are_packed_as_the_columns_that_they_are() {
+        let bits = |panels: &Panels| match &panels.numbers {
+            PanelNumbers::F32(numbers) => numbers.iter().map(|x| x.to_bits()).collect(),
+            PanelNumbers::Bf16(numbers) => numbers.iter().map(|x| u32::from(x.to_bits())).collect(),
+            PanelNumbers::Quantized(_) => Vec::new(),
+        };
+        let mut numbers: Vec<f32> = (0..5 * 77).map(|i| (i as f32 * 0.37).sin()).collect();
+        let halves: Vec<bf16> = numbers.iter().map(|&x| bf16::of(x)).collect();
+        for precision in [Precision::F32, Precision::Bf16] {
+            let found = stored(StoredType::F32, &numbers, precision).unwrap();
+            let expected = Panels::pack(Matrix::new(&numbers, 77, 5, 5).t(), precision);
+            assert_eq!(bits(&found), bits(&expected));
+            let found = stored(StoredType::Bf16, &halves, precision).unwrap();
+            let expected = Panels::pack(Matrix::new(&halves, 77, 5, 5).t(), precision);
+            assert_eq!(bits(&found), bits(&expected));
+        }
+        numbers[76 * 5] = f32::NAN;
+        let error = stored(StoredType::F32, &numbers, Precision::F32).unwrap_err();
+        assert!(error.to_string().contains("NaN"), "{error}");
+    }
 }

@@ -3,7 +3,7 @@
 use crate::cpu::element::Element;
 use crate::device::products::{add_product, add_rows, product};
 use crate::matrix::Matrix;
-use crate::panels::Panels;
+use crate::panels::{Panels, StoredMatrix};
 use crate::path::Precision;
 use crate::product::accumulate;
 use crate::quantized::Quantized;
@@ -276,18 +276,17 @@ impl Parameter {
         Self::of_panels(with_f32s(values, pack)??, precision, table)
     }
 
-    /// The same of the blocks of a GGUF file: those of each of the `outputs`, one after the other.
+    /// The same of the matrix `stored` of a GGUF file, whose rows are those of each of the `outputs`.
     ///
     /// # Errors
-    /// When the number of inputs does not divide into blocks, there are more or fewer of them, or a scale is not finite.
-    pub fn packed_blocks(
-        blocks: &[u8],
-        of: Quantized,
+    /// When the number of inputs does not divide into blocks, rows cannot be read, or a number or a scale is NaN or infinite.
+    pub fn packed_as_stored(
+        stored: &StoredMatrix,
         (inputs, outputs): (usize, usize),
         precision: Precision,
         table: bool,
     ) -> Result<Self> {
-        Self::of_panels(Panels::of_blocks(blocks, (inputs, outputs), of)?, precision, table)
+        Self::of_panels(Panels::pack_stored(stored, (inputs, outputs), precision)?, precision, table)
     }
 
     fn of_panels(panels: Panels, precision: Precision, table: bool) -> Result<Self> {
@@ -490,6 +489,62 @@ impl Parameter {
         self.with_gradient(copy, |tensor| Ok(tensor.clone())).ok()
     }
 
+    /// Takes the gradient on the CPU out, in the order of the weights; zeros where there is none.
+    pub fn take_gradient(&self) -> Vec<f32> {
+        match std::mem::take(&mut *locked(&self.gradient)) {
+            GradientSum::Numbers(sums) => sums,
+            _ => zeros(self.weights.elem_count()),
+        }
+    }
+
+    /// Puts `numbers`, one for each weight, in the place of the gradient on the CPU.
+    pub fn set_gradient(&self, numbers: Vec<f32>) {
+        *locked(&self.gradient) = GradientSum::Numbers(numbers);
+    }
+
+    /// Copies the gradient on the CPU from weight number `from` on to `out`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn read_gradient(&self, from: usize, out: &mut [f32]) -> Result<()> {
+        self.with_gradient(
+            |sums| {
+                out.copy_from_slice(&sums[from..from + out.len()]);
+                Ok(())
+            },
+            not_on_cpu,
+        )
+    }
+
+    /// Adds `values` to the gradient on the CPU from weight number `from` on.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn add_to_gradient(&self, from: usize, values: &[f32]) -> Result<()> {
+        match &mut *locked(&self.gradient) {
+            GradientSum::Numbers(sums) => take(&mut sums[from..from + values.len()], values, true),
+            GradientSum::Tensor(tensor) => not_on_cpu(tensor)?,
+            _ => bail!("the parameter has no gradient"),
+        }
+        Ok(())
+    }
+
+    /// Copies weights on the CPU from number `from` on to `out`.
+    ///
+    /// # Errors
+    /// When they were freed.
+    pub fn read_weights(&self, from: usize, out: &mut [f32]) -> Result<()> {
+        self.read(|weights| out.copy_from_slice(&weights[from..from + out.len()]))
+    }
+
+    /// Puts `values` in the place of weights on the CPU from number `from` on.
+    ///
+    /// # Errors
+    /// When they were freed.
+    pub fn write_weights(&self, from: usize, values: &[f32]) -> Result<()> {
+        self.change(|weights| weights[from..from + values.len()].copy_from_slice(values))
+    }
+
     /// How often the gradient was cleared: a forward pass that adds to it and its backward pass must see the same number.
     pub(crate) fn n_clears(&self) -> u64 {
         self.n_clears.load(Ordering::Relaxed)
@@ -527,6 +582,10 @@ impl Parameter {
             _ => GradientSum::None,
         };
     }
+}
+
+fn not_on_cpu<R>(_: &Tensor) -> Result<R> {
+    bail!("the gradient is not on the CPU")
 }
 
 /// What backward passes compute a gradient for.

@@ -98,26 +98,31 @@ impl QuantizedPanels {
         })
     }
 
-    /// `blocks`: those of each column one after the other, as in a GGUF file.
+    /// The matrix whose columns are rows of blocks in a GGUF file; `read` reads some of them.
     ///
     /// # Errors
-    /// When the depth is no multiple of the type's blocks, there are more or fewer of them, or a scale is not finite.
-    pub(crate) fn of_blocks(bytes: &[u8], (depth, columns): (usize, usize), of: Quantized) -> Result<Self> {
+    /// When the depth is no multiple of the type's blocks, a row cannot be read, or a scale is not finite.
+    pub(crate) fn of_rows(
+        of: Quantized,
+        (depth, columns): (usize, usize),
+        read: &(dyn Fn(Range<usize>) -> Result<Vec<u32>> + Sync),
+    ) -> Result<Self> {
         let row = depth / of.block() * of.dtype().type_size();
-        if bytes.len() != row * columns {
-            bail!("{} bytes of blocks for {columns} columns of {row} bytes", bytes.len());
-        }
         let halves = if of == Quantized::Q8_0 { 1 } else { 2 };
         let is_finite = |block: &[u8]| {
             let mut scales = block.chunks_exact(2).take(halves);
             scales.all(|half| f16::from_le_bytes([half[0], half[1]]).is_finite())
         };
-        if !bytes.par_chunks_exact(of.dtype().type_size()).all(is_finite) {
-            bail!("a scale is NaN or infinite");
-        }
         Self::fill(of, depth, columns, |columns| {
+            let n = columns.len();
+            let words = read(columns)?;
+            let Some(held) = bytemuck::cast_slice::<u32, u8>(&words).get(..n * row) else {
+                bail!("{} bytes of blocks for {n} rows of {row} bytes", size_of_val(&*words));
+            };
+            if !held.chunks_exact(of.dtype().type_size()).all(is_finite) {
+                bail!("a scale is NaN or infinite");
+            }
             let mut rows = vec![0; COLUMNS * row];
-            let held = &bytes[columns.start * row..columns.end * row];
             rows[..held.len()].copy_from_slice(held);
             Ok(rows)
         })
@@ -392,12 +397,24 @@ mod tests {
             let b = numbers(8, n, depth);
             let rows = Tensor::from_slice(&b, (n, depth), &Device::Cpu).unwrap();
             let mut bytes = QTensor::quantize(&rows, to.dtype()).unwrap().data().unwrap().into_owned();
-            let read = QuantizedPanels::of_blocks(&bytes, (depth, n), to).unwrap();
+            let row = depth / to.block() * to.dtype().type_size();
+            let of = |bytes: &[u8]| {
+                let read = |rows: Range<usize>| {
+                    let held = bytes.get(rows.start * row..rows.end * row);
+                    let held = held.ok_or_else(|| candle_core::Error::msg("the file ends"))?;
+                    Ok(held
+                        .chunks(4)
+                        .map(|word| word.iter().rev().fold(0, |word, &b| word << 8 | u32::from(b)))
+                        .collect())
+                };
+                QuantizedPanels::of_rows(to, (depth, n), &read)
+            };
+            let read = of(&bytes).unwrap();
             let made = QuantizedPanels::quantize(Matrix::new(&b, n, depth, depth).t(), to).unwrap();
             assert_eq!((&read.numbers[..], &read.factors[..]), (&made.numbers[..], &made.factors[..]), "{to:?}");
-            assert!(QuantizedPanels::of_blocks(&bytes[1..], (depth, n), to).is_err());
+            assert!(of(&bytes[1..]).is_err());
             bytes[..2].copy_from_slice(&f16::NAN.to_le_bytes());
-            assert!(QuantizedPanels::of_blocks(&bytes, (depth, n), to).unwrap_err().to_string().contains("NaN"));
+            assert!(of(&bytes).unwrap_err().to_string().contains("NaN"));
         }
     }
 

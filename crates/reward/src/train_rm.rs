@@ -173,13 +173,13 @@ impl Stage for RewardModeling {
         &mut self,
         model: Model<RewardParts>,
         data: &mut StageData<Self>,
-        _: &RunContext,
+        context: &RunContext,
     ) -> Result<Self::Learner> {
         let (config, RewardParts { params, head, .. }) = (&self.config, model.parts);
         let gpt = Gpt::new(&model.config, &params, config.train.dtype.precision())?;
         params.freeze_output();
         let comparing = Comparing { model: RewardModel { gpt, head }, loss: config.loss.clone() };
-        let trainer = Trainer::new(comparing, params, &config.train, config.seed)?;
+        let trainer = Trainer::new(comparing, params, &config.train, config.seed, context.ranks)?;
         Ok(Supervised::new(trainer, data))
     }
 

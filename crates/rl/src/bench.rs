@@ -10,6 +10,7 @@ use candle_core::Device;
 use gptkit_data::progress::{Progress, Silent, Unit};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::{ClassHead, Dtype, Gpt, ModelConfig, Params};
+use gptkit_ranks::ALONE;
 use gptkit_reward::RewardModel;
 use gptkit_train::bench::{CaseTime, MIN_RUNS, median};
 use gptkit_train::language_modeling::LanguageModeling;
@@ -108,9 +109,9 @@ fn iterations(
     };
     let mut ppo = Ppo {
         config: Arc::new(config.clone()),
-        policy: Trainer::new(policy, own, &config.train, 1)?,
+        policy: Trainer::new(policy, own, &config.train, 1, &ALONE)?,
         reference: Some(frozen(&params()?)?),
-        values: Some(Trainer::new(values, of_values, &config.train, 1)?),
+        values: Some(Trainer::new(values, of_values, &config.train, 1, &ALONE)?),
         rewarder: Box::new(rewarder),
         ema: None,
         tokenizer: Tokenizer::of_characters(&BTreeSet::from(['a']))?,

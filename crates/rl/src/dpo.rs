@@ -212,11 +212,16 @@ impl Stage for Dpo {
         gptkit_data::disk::write_json(&run.join(REFERENCE), &ModelUsed::of(&self.init)?)
     }
 
-    fn learner(&mut self, model: Model<DpoParts>, data: &mut StageData<Self>, _: &RunContext) -> Result<Self::Learner> {
+    fn learner(
+        &mut self,
+        model: Model<DpoParts>,
+        data: &mut StageData<Self>,
+        context: &RunContext,
+    ) -> Result<Self::Learner> {
         let (config, weights) = (&self.config, model.parts.weights);
         let policy = Gpt::new(&model.config, weights.params(), config.train.dtype.precision())?;
         let preferring = Preferring { policy, beta: config.dpo.beta };
-        let trainer = Trainer::new(preferring, weights, &config.train, config.seed)?;
+        let trainer = Trainer::new(preferring, weights, &config.train, config.seed, context.ranks)?;
         Ok(Supervised::new(trainer, data))
     }
 

@@ -84,6 +84,20 @@ impl BatchSums for PpoMetrics {
         self.value_clipped += other.value_clipped;
         self.text_loss += other.text_loss;
     }
+
+    fn numbers(&self) -> Vec<f64> {
+        let Self { tokens, ratio, approx_kl, clipped, entropy, policy_loss, value_loss, value_clipped, text_loss } =
+            *self;
+        vec![tokens, ratio, approx_kl, clipped, entropy, policy_loss, value_loss, value_clipped, text_loss]
+    }
+
+    fn of_numbers(numbers: &[f64]) -> Self {
+        let &[tokens, ratio, approx_kl, clipped, entropy, policy_loss, value_loss, value_clipped, text_loss] = numbers
+        else {
+            return Self::default();
+        };
+        Self { tokens, ratio, approx_kl, clipped, entropy, policy_loss, value_loss, value_clipped, text_loss }
+    }
 }
 
 /// A policy in training.

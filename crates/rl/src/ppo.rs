@@ -527,6 +527,7 @@ mod tests {
     use candle_core::{Device, Tensor};
     use gptkit_data::progress::Silent;
     use gptkit_model::{ClassHead, Kind, ModelConfig, Params};
+    use gptkit_ranks::ALONE;
     use gptkit_train::language_modeling::LanguageModeling;
     use gptkit_train::objective::Objective;
 
@@ -604,7 +605,7 @@ mod tests {
         let values = (!config.value.shared).then(|| {
             let head = head(&mut of_values);
             let values = Values { gpt: model(&of_values), head };
-            Trainer::new(values, of_values, &config.train, seed).unwrap()
+            Trainer::new(values, of_values, &config.train, seed, &ALONE).unwrap()
         });
         let shared = config.value.shared.then(|| (head(&mut own), config.value.coef));
         let policy = Policy {
@@ -616,7 +617,7 @@ mod tests {
         };
         Ppo {
             config: Arc::new(config.clone()),
-            policy: Trainer::new(policy, own, &config.train, seed).unwrap(),
+            policy: Trainer::new(policy, own, &config.train, seed, &ALONE).unwrap(),
             reference: Some(model(&params(kind, seed))),
             values,
             rewarder: Box::new(Share),

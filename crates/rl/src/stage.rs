@@ -214,7 +214,7 @@ impl Stage for PpoTraining {
         };
         let ema = config.policy.ema.map(|decay| Ema::new(weights.trained(), decay)).transpose()?;
         Ok(Ppo {
-            policy: Trainer::new(policy, weights, &config.train, config.seed)?,
+            policy: Trainer::new(policy, weights, &config.train, config.seed, context.ranks)?,
             reference,
             values,
             rewarder: Box::new(scorer.model),
@@ -305,11 +305,16 @@ impl Learner for Ppo {
         self.with_outcome(|ppo| run.save_outcome(ppo.policy.weights()))
     }
 
-    fn save(&self, folder: &Path, state: &mut State) -> Result<()> {
+    fn gather(&mut self) -> Result<()> {
+        self.policy.gather()?;
+        self.values.as_mut().map_or(Ok(()), Trainer::gather)
+    }
+
+    fn save(&mut self, folder: &Path, state: &mut State) -> Result<()> {
         state.n_updates = self.policy.n_updates();
         self.policy.weights().save(folder)?;
         self.policy.save_moments(&folder.join(MOMENTS))?;
-        if let Some(values) = &self.values {
+        if let Some(values) = &mut self.values {
             let params = values.weights().params().iter();
             save_tensors(&folder.join(VALUE), params.map(|(name, p)| (name, p.var().as_tensor())))?;
             values.save_moments(&folder.join(VALUE_MOMENTS))?;
@@ -450,7 +455,7 @@ fn value_parts(
     let gpt = Gpt::new(&shape, &params, config.train.dtype.precision())?;
     params.freeze_output();
     let values = Values { gpt, head: ValueHead { head, clip_range } };
-    let values = Trainer::new(values, params, &config.train, config.seed)?;
+    let values = Trainer::new(values, params, &config.train, config.seed, context.ranks)?;
     Ok(ValueParts { head: None, values: Some(values), weights })
 }
 

@@ -15,6 +15,7 @@ use gptkit_data::progress::{Progress, ProgressTask, Unit, grouped};
 use gptkit_data::shard::Manifest;
 use gptkit_data::source::{DataConfig, SourceConfig};
 use gptkit_data::tokenizer::TokenizerConfig;
+use gptkit_ranks::ALONE;
 use gptkit_train::checkpoint::last_state;
 use gptkit_train::interrupt::{Interrupt, Stop};
 use gptkit_train::metric_charts::CURVES;
@@ -175,7 +176,7 @@ fn text_seen(config: &ScalingConfig, folder: &Path) -> Result<Option<DataSeen>> 
         let theirs = own(&run, &["data={}".to_owned(), "tokenizer={}".to_owned()])?;
         let mut told = config.member(size);
         told.model.vocab_size = theirs.model.vocab_size;
-        told.train.settle();
+        told.train.settle(&ALONE);
         let same = (&told.model, &told.train, told.seed) == (&theirs.model, &theirs.train, theirs.seed);
         ensure!(
             same,

@@ -225,7 +225,7 @@ impl Stage for Finetuning {
         &mut self,
         model: Model<FinetuneParts>,
         data: &mut StageData<Self>,
-        _: &RunContext,
+        context: &RunContext,
     ) -> Result<Self::Learner> {
         let (config, FinetuneParts { params, head, labeling }) = (&self.config, model.parts);
         if config.lm_coef == 0.0 {
@@ -240,7 +240,7 @@ impl Stage for Finetuning {
             lm_coef: config.lm_coef,
             dropout: config.head_dropout,
         };
-        let trainer = Trainer::new(classifier, params, &config.train, config.seed)?;
+        let trainer = Trainer::new(classifier, params, &config.train, config.seed, context.ranks)?;
         Ok(Supervised::new(trainer, data))
     }
 

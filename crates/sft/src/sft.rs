@@ -255,14 +255,19 @@ impl Stage for Sft {
         save_ends(run, &model.parts.ends)
     }
 
-    fn learner(&mut self, model: Model<SftParts>, data: &mut StageData<Self>, _: &RunContext) -> Result<Self::Learner> {
+    fn learner(
+        &mut self,
+        model: Model<SftParts>,
+        data: &mut StageData<Self>,
+        context: &RunContext,
+    ) -> Result<Self::Learner> {
         let SftParts { weights, template, ends } = model.parts;
         self.dialogue = Some(DialogueSetup { tokenizer: Arc::new(model.tokenizer), template, ends });
         let config = &self.config;
         let gpt = Gpt::new(&model.config, weights.params(), config.train.dtype.precision())?;
         let share = config.pretraining.as_ref().map_or(0.0, |mix| mix.share);
         let mixing = Mixing { language: LanguageModeling { model: gpt }, share };
-        let trainer = Trainer::new(mixing, weights, &config.train, config.seed)?;
+        let trainer = Trainer::new(mixing, weights, &config.train, config.seed, context.ranks)?;
         let mut learner = Supervised::new(trainer, data);
         self.write_samples(&mut learner, self.question.clone())?;
         Ok(learner)

@@ -10,6 +10,7 @@ use candle_core::{Device, Tensor};
 use gptkit_data::batch::Batch;
 use gptkit_data::progress::{Progress, Unit};
 use gptkit_model::{Gpt, Input, ModelConfig, Params, Pass};
+use gptkit_ranks::ALONE;
 use std::time::{Duration, Instant};
 
 /// The time that one case takes.
@@ -143,7 +144,7 @@ impl TrainStep {
         let ids = |shift: usize| (0..batch * seq).map(|i| ((i * 7919 + shift) % model.vocab_size) as u32).collect();
         let shape = ModelConfig { context: seq, ..model.clone() };
         Ok(Self {
-            trainer: Trainer::new(objective, params, train, 1)?,
+            trainer: Trainer::new(objective, params, train, 1, &ALONE)?,
             windows: Batch::windows(seq, ids(0), ids(7919)),
             lr: train.lr,
             flops: Flops::of(&shape, train).total() * (batch * seq) as f64,

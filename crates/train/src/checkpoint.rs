@@ -21,6 +21,7 @@ use crate::run::{Run, is_description};
 use crate::samples::SAMPLES;
 use crate::state::State;
 use anyhow::{Context, Result, bail};
+use candle_core::Tensor;
 use gptkit_data::disk;
 use gptkit_data::progress::Progress;
 use gptkit_model::Params;
@@ -143,8 +144,8 @@ fn read_state(folder: &Path) -> Result<State> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub(crate) fn save_moments(path: &Path, optimizer: &Optimizer) -> Result<()> {
-    save_tensors(path, optimizer.moments())
+pub(crate) fn save_moments(path: &Path, moments: &[(String, Tensor)]) -> Result<()> {
+    save_tensors(path, moments.iter().map(|(name, moment)| (name, moment)))
 }
 
 /// Reads the optimizer's moments from the file `path`, which was written after `n_updates` updates.

@@ -4,6 +4,7 @@ use crate::span::Span;
 use anyhow::{Result, ensure};
 use gptkit_config::{Check, Problems};
 use gptkit_model::Dtype;
+use gptkit_ranks::Ranks;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,10 @@ pub struct TrainConfig {
     /// Number of rows computed at a time, whose gradients are accumulated; the whole batch when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<usize>,
+    /// Parts of a batch, a power of two, whose gradients are added as a binary tree: the ranks of `mpirun` share them out, and
+    /// the result has the same bits on any number of ranks that divides it. When left out: the number of ranks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<usize>,
     /// Batch size of the first update, if it grows to `batch_size` over `batch_ramp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_ramp_start: Option<usize>,
@@ -199,7 +204,34 @@ const LARGEST: usize = 1 << 24;
 impl TrainConfig {
     /// Windows in memory at a time.
     pub fn micro_batch(&self) -> usize {
-        self.micro_batch.unwrap_or(self.batch_size)
+        self.micro_batch.unwrap_or(self.batch_size / self.shards().clamp(1, self.batch_size.max(1)))
+    }
+
+    /// Parts of a batch whose gradients are added as a binary tree.
+    pub fn shards(&self) -> usize {
+        self.shards.unwrap_or(1)
+    }
+
+    /// Compares the parts of a batch with the ranks that share them out.
+    ///
+    /// # Errors
+    /// When the ranks cannot have as many parts each.
+    pub fn check_ranks(&self, ranks: &Ranks) -> Result<()> {
+        let (shards, size) = (self.shards(), ranks.size());
+        ensure!(
+            shards.is_multiple_of(size),
+            "there are {size} ranks, but train.shards is {shards}: the ranks cannot share out the parts of a batch\n  \
+             hint: start {} ranks or fewer, or begin a new run with train.shards = {size}",
+            shards.min(size)
+        );
+        let n_micro = self.batch_size / self.micro_batch().max(1);
+        ensure!(
+            shards <= n_micro.max(1),
+            "there are {size} ranks, but a batch has {n_micro} micro-batches\n  hint: set train.micro_batch to {}, or \
+             start fewer ranks",
+            (self.batch_size / shards).max(1)
+        );
+        Ok(())
     }
 
     /// Steps between validations.
@@ -219,9 +251,12 @@ impl TrainConfig {
         self.muon_momentum.unwrap_or(0.95)
     }
 
-    /// Decides what is left to the machine, so that a run goes on elsewhere as it began.
-    pub fn settle(&mut self) {
+    /// Decides what is left to the machine and to `ranks`, so that a run goes on elsewhere as it began.
+    pub fn settle(&mut self, ranks: &Ranks) {
         self.dtype = self.dtype.settled();
+        if !ranks.is_alone() {
+            self.shards.get_or_insert(ranks.size());
+        }
     }
 
     /// Has an epoch of so many rows end with a validation, where nothing else is said.
@@ -283,6 +318,7 @@ impl TrainConfig {
         for (value, key) in [
             (self.batch_size, "batch_size"),
             (self.micro_batch.unwrap_or(0), "micro_batch"),
+            (self.shards(), "shards"),
             (self.eval_windows, "eval_windows"),
             (self.spike_window, "spike_window"),
         ] {
@@ -293,6 +329,18 @@ impl TrainConfig {
             let near = (1..=micro.clamp(1, self.batch_size)).rev().find(|&m| self.batch_size.is_multiple_of(m));
             let what = format!("must divide the batch size of {}", self.batch_size);
             problems.add("micro_batch", what, format!("use {}", near.unwrap_or(1)));
+        }
+        let sound = self.shards().is_power_of_two();
+        problems.require(sound, "shards", "must be a power of two", "use, for instance, 4, or the number of ranks");
+        let n_micro = self.batch_size / micro.max(1);
+        if sound && self.shards() > n_micro {
+            let what = format!("must not exceed the {n_micro} micro-batches of a batch");
+            let most = self.batch_size / self.shards();
+            let hint = match most {
+                0 => format!("use {} or less", 1 << self.batch_size.max(1).ilog2()),
+                _ => format!("set micro_batch to {most} or less, or use fewer shards"),
+            };
+            problems.add("shards", what, hint);
         }
         match (self.batch_ramp_start, self.batch_ramp) {
             (None, None) => {}

@@ -2,6 +2,7 @@
 
 use candle_core::Device;
 use gptkit_data::progress::Progress;
+use gptkit_ranks::Ranks;
 use std::time::Instant;
 
 /// Where a stage computes, where it reports, and until when.
@@ -13,4 +14,6 @@ pub struct RunContext<'a> {
     pub progress: &'a dyn Progress,
     /// When the current step is the last one: it is completed and saved.
     pub deadline: Option<Instant>,
+    /// The processes that run the stage together.
+    pub ranks: &'a Ranks,
 }

@@ -51,7 +51,8 @@ impl<L: Learner> Fit<'_, L> {
     ) -> Result<Summary> {
         self.schedule.check_done(self.state.step)?;
         self.state.n_steps = self.schedule.n_steps();
-        if !self.run.is_new() {
+        let is_first = self.context.ranks.is_first();
+        if !self.run.is_new() && is_first {
             // A process that was killed may not have removed the oldest checkpoint.
             checkpoint::prune(self.run.folder(), &self.state, self.config.keep_checkpoints)?;
         }
@@ -99,12 +100,15 @@ impl<L: Learner> Fit<'_, L> {
                     self.validate(&mut record, &mut speed, &place)?;
                 }
                 self.run.record(&record)?;
-                if due {
+                if due && is_first {
                     self.sample(&place)?;
                 }
                 longest_step = longest_step.max(begun.elapsed());
                 self.state.finished = self.state.is_over(self.config);
-                stop = if self.state.finished { None } else { interrupt.reason(longest_step + longest_save) };
+                stop = match self.state.finished {
+                    true => None,
+                    false => self.agreed(interrupt.reason(longest_step + longest_save))?,
+                };
                 if due || stop.is_some() || failure.is_some() {
                     let begun = Instant::now();
                     self.save(&clock)?;
@@ -145,7 +149,7 @@ impl<L: Learner> Fit<'_, L> {
                 true
             }
         };
-        if keep {
+        if keep && self.context.ranks.is_first() {
             self.learner.save_outcome(self.run)?;
         }
         if let Some(validation) = validation {
@@ -170,9 +174,19 @@ impl<L: Learner> Fit<'_, L> {
         }
     }
 
+    /// Why all ranks stop: the reason of the first of them that has one.
+    fn agreed(&self, own: Option<Stop>) -> Result<Option<Stop>> {
+        let of_ranks = self.context.ranks.gather(&[own.map_or(0, Stop::number)])?;
+        Ok(of_ranks.iter().flatten().find_map(|&number| Stop::of_number(number)))
+    }
+
     fn save(&mut self, clock: &Clock) -> Result<()> {
+        self.learner.gather()?;
+        if !self.context.ranks.is_first() {
+            return Ok(());
+        }
         self.state.elapsed_s = clock.elapsed_s();
-        let learner = &*self.learner;
+        let learner = &mut *self.learner;
         let keep = self.config.keep_checkpoints;
         checkpoint::save(self.run, &mut self.state, keep, |folder, state| learner.save(folder, state))
     }

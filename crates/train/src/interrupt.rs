@@ -26,6 +26,23 @@ impl Stop {
             Self::Time => 124,
         }
     }
+
+    /// A number that is not 0, for other ranks.
+    pub(crate) fn number(self) -> u16 {
+        match self {
+            Self::Signal(signal) => 1 + u16::from(signal),
+            Self::Time => u16::MAX,
+        }
+    }
+
+    /// What [`Stop::number`] says; nothing for 0.
+    pub(crate) fn of_number(number: u16) -> Option<Self> {
+        match number {
+            0 => None,
+            u16::MAX => Some(Self::Time),
+            signal => u8::try_from(signal - 1).ok().map(Self::Signal),
+        }
+    }
 }
 
 /// Whether somebody asked to stop.

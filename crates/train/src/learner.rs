@@ -66,12 +66,18 @@ pub trait Learner {
     /// When they cannot be written; the older ones are then whole.
     fn save_outcome(&mut self, run: &Run) -> Result<()>;
 
+    /// Has the first rank gather what [`Learner::save`] writes and other ranks have. Every rank must call it.
+    ///
+    /// # Errors
+    /// When a rank has ended or does not answer.
+    fn gather(&mut self) -> Result<()>;
+
     /// Writes weights, moments and whatever else the next step depends on into the checkpoint `folder`, and what of it belongs
-    /// there into `state`.
+    /// there into `state`. Frees what was gathered for it.
     ///
     /// # Errors
     /// When a file cannot be written.
-    fn save(&self, folder: &Path, state: &mut State) -> Result<()>;
+    fn save(&mut self, folder: &Path, state: &mut State) -> Result<()>;
 
     /// Reads what [`Learner::save`] wrote, but for the weights, with which the learner was made.
     ///
@@ -222,7 +228,11 @@ impl<O: Validate<Batch: Send + 'static>> Learner for Supervised<O> {
         run.save_outcome(self.trainer.weights())
     }
 
-    fn save(&self, folder: &Path, state: &mut State) -> Result<()> {
+    fn gather(&mut self) -> Result<()> {
+        self.trainer.gather()
+    }
+
+    fn save(&mut self, folder: &Path, state: &mut State) -> Result<()> {
         state.n_updates = self.trainer.n_updates();
         state.guard = self.trainer.guard.clone();
         self.trainer.weights().save(folder)?;

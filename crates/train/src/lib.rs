@@ -43,6 +43,7 @@ pub mod curves;
 pub mod ema;
 mod events;
 pub mod fit;
+mod gradient_sums;
 pub mod guard;
 pub mod interrupt;
 pub mod language_modeling;

@@ -28,10 +28,22 @@ pub trait Objective {
 pub trait BatchSums: Default {
     /// Adds the sums of another micro-batch.
     fn add(&mut self, other: Self);
+
+    /// The sums as numbers, always as many, for other ranks.
+    fn numbers(&self) -> Vec<f64>;
+
+    /// The sums that [`BatchSums::numbers`] gave.
+    fn of_numbers(numbers: &[f64]) -> Self;
 }
 
 impl BatchSums for () {
     fn add(&mut self, (): ()) {}
+
+    fn numbers(&self) -> Vec<f64> {
+        Vec::new()
+    }
+
+    fn of_numbers(_: &[f64]) -> Self {}
 }
 
 /// The result of one update.

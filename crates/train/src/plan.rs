@@ -12,6 +12,7 @@ use gptkit_data::batch::Batch;
 use gptkit_data::format::{estimated_duration, needed_bytes};
 use gptkit_data::progress::grouped;
 use gptkit_model::{Dtype, Gpt, Kind, ModelConfig, Params};
+use gptkit_ranks::ALONE;
 use std::time::Instant;
 
 /// What a run will take.
@@ -223,12 +224,12 @@ fn seconds<const N: usize>(
     rows: usize,
     device: &Device,
 ) -> Result<[f64; N]> {
-    let train = TrainConfig { batch_size: rows, micro_batch: None, ..train.clone() };
+    let train = TrainConfig { batch_size: rows, micro_batch: None, shards: None, ..train.clone() };
     let mut trainers = Vec::with_capacity(N);
     for model in models {
         let params = Params::init(model, 1, device)?;
         let objective = LanguageModeling { model: Gpt::reader(model, &params, train.dtype.precision())? };
-        trainers.push(Trainer::new(objective, params, &train, 1)?);
+        trainers.push(Trainer::new(objective, params, &train, 1, &ALONE)?);
     }
     let n = rows * models[0].context;
     let ids = |shift: usize| (0..n).map(|i| ((i * 7919 + shift) % models[0].vocab_size) as u32).collect();

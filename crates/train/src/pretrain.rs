@@ -239,7 +239,7 @@ impl Stage for Pretraining {
         let held_out = self.text.as_ref().map(|text| text.held_out.clone()).unwrap_or_default();
         let mixture = Mixture::new(Gpt::reader(&config.model, &params, config.train.dtype.precision())?, held_out);
         let sampler = self.sampler(model.tokenizer, data)?;
-        let trainer = Trainer::new(mixture, params, &config.train, config.seed)?;
+        let trainer = Trainer::new(mixture, params, &config.train, config.seed, context.ranks)?;
         let mut learner = Supervised::new(trainer, data);
         learner.write_samples(sampler);
         Ok(learner)

@@ -13,7 +13,7 @@ use crate::state::{DataSeen, State};
 use anyhow::{Context, Result, bail, ensure};
 use gptkit_config::{Difference, differences};
 use gptkit_data::disk;
-use gptkit_data::progress::Progress;
+use gptkit_data::progress::{Progress, Silent};
 use gptkit_data::shard::Manifest;
 use gptkit_model::lora::is_adapter;
 use std::fs::File;
@@ -42,8 +42,8 @@ pub struct Resumable {
     pub checkpoint: PathBuf,
     /// Where it stands there.
     pub state: State,
-    /// The lock on its folder.
-    pub lock: File,
+    /// The lock on its folder, which the first rank holds.
+    pub lock: Option<File>,
     /// Whether the settings of its text were edited.
     text_edited: bool,
 }
@@ -72,7 +72,18 @@ impl Resumable {
         }
         let edited = settings_edited(folder, &checkpoint, verified, progress)?;
         let text_edited = edited.iter().any(|key| verified.iter().any(|section| key.starts_with(section)));
-        Ok(Self { folder: folder.to_owned(), checkpoint, state, lock, text_edited })
+        Ok(Self { folder: folder.to_owned(), checkpoint, state, lock: Some(lock), text_edited })
+    }
+
+    /// The run in `folder` as another rank than the first resumes it, after the first one has opened it.
+    ///
+    /// # Errors
+    /// When no checkpoint is whole, or its settings cannot be read.
+    pub fn follow(folder: &Path, verified: &[&str]) -> Result<Self> {
+        let (checkpoint, state) = checkpoint::newest(folder, &Silent)?;
+        let edited = settings_edited(folder, &checkpoint, verified, &Silent)?;
+        let text_edited = edited.iter().any(|key| verified.iter().any(|section| key.starts_with(section)));
+        Ok(Self { folder: folder.to_owned(), checkpoint, state, lock: None, text_edited })
     }
 
     /// What to set on top of the run's own `config.toml`: the text is taken from the shards it was trained on, from

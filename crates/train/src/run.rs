@@ -19,7 +19,7 @@ use crate::request::{REQUEST, RunRequest};
 use crate::samples::{SAMPLES, TextSample};
 use anyhow::{Context, Result};
 use gptkit_data::disk::{self, Claim};
-use gptkit_data::progress::Progress;
+use gptkit_data::progress::{Progress, Silent};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::folder::{is_of_model, save_description};
 use gptkit_model::{ModelConfig, Weights};
@@ -113,6 +113,16 @@ impl Run {
         let config = disk::read(&path)?;
         description.insert(CONFIG.to_owned(), config);
         Self::open(folder, Held::Locked { _lock: lock }, step, description)
+    }
+
+    /// The run of another rank than the first, which resumes from `checkpoint` after `step`, in a folder of its own that
+    /// nobody else reads.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub(crate) fn follow(folder: &Path, checkpoint: &Path, step: u64) -> Result<Self> {
+        disk::write(&folder.join(CONFIG), &disk::read(&checkpoint.join(CONFIG))?)?;
+        Self::resume(folder, locked(folder)?, checkpoint, step, &Silent)
     }
 
     fn open(folder: &Path, held: Held, step: u64, description: BTreeMap<String, Vec<u8>>) -> Result<Self> {

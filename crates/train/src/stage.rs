@@ -183,16 +183,17 @@ pub struct Outcome<R = ()> {
     pub folder: PathBuf,
     /// Its state after the last step, and what stopped it.
     pub summary: Summary,
-    /// What was measured, once training has ended.
+    /// What was measured, once training has ended; on the first rank.
     pub report: Option<R>,
 }
 
-/// Runs `stage` in the folder of `claim`.
+/// Runs `stage` in the folder of `claim`, which of other ranks than the first is one that nobody else reads.
 ///
 /// # Errors
 /// When model and data do not fit together, or the run fails.
 pub fn run<S: Stage>(mut stage: S, claim: Claim, context: &RunContext) -> Result<Outcome<S::Report>> {
-    stage.train_mut().settle();
+    stage.train_mut().settle(context.ranks);
+    stage.train().check_ranks(context.ranks)?;
     let folder = claim.folder().to_owned();
     let aside = if S::FILES.is_empty() { None } else { Some(Scratch::beside(&folder)?) };
     let encoded = aside.as_ref().map_or(folder.as_path(), Scratch::path);
@@ -236,6 +237,7 @@ fn estimate<S: Stage>(stage: &S, model: &Model<S::Parts>, data: &StageData<S>) -
 /// # Errors
 /// When data or checkpoint are damaged or do not belong to the run, or the run fails.
 pub fn resume<S: Stage>(mut stage: S, resumable: Resumable, context: &RunContext) -> Result<Outcome<S::Report>> {
+    stage.train().check_ranks(context.ranks)?;
     let model = stage.load(&resumable, context)?;
     let Resumable { folder, checkpoint, state, lock, .. } = resumable;
     let mut data = stage.open(&folder, &model, context)?;
@@ -243,6 +245,11 @@ pub fn resume<S: Stage>(mut stage: S, resumable: Resumable, context: &RunContext
     let mut learner = stage.learner(model, &mut data, context)?;
     learner.restore(&checkpoint, &state)?;
     context.progress.note(&format!("resumed {} after {} {}", folder.display(), S::Learner::STEP, state.step));
+    let Some(lock) = lock else {
+        let aside = tempfile::tempdir()?;
+        let run = Run::follow(aside.path(), &checkpoint, state.step)?;
+        return train(stage, &mut learner, data, state, run, context);
+    };
     let run = Run::resume(&folder, lock, &checkpoint, state.step, context.progress)?;
     checkpoint::restore_outcome(&folder, &state, context.progress)?;
     if S::Learner::KEEP == Keep::Newest && !is_whole(&folder) {
@@ -267,6 +274,9 @@ fn train<S: Stage>(
     let summary = fit.train(batches, |learner, run, state| stage.before(learner, run, state, context))?;
     if summary.state.finished {
         run.finished()?;
+    }
+    if !context.ranks.is_first() {
+        return Ok(Outcome { folder, summary, report: None });
     }
     stage.draw(&folder)?;
     let report = match summary.stop {

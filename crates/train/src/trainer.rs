@@ -2,13 +2,16 @@
 
 use crate::checkpoint;
 use crate::config::{OnSpike, Recompute, TrainConfig};
+use crate::gradient_sums::PartSums;
 use crate::guard::Guard;
 use crate::objective::{BatchSums, Objective, Update};
 use crate::optimizer::Optimizer;
 use crate::schedule::Step;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use candle_core::Tensor;
 use gptkit_data::progress::Progress;
 use gptkit_model::{Pass, Weights};
+use gptkit_ranks::Ranks;
 use std::path::Path;
 
 /// A model in training: an objective, its weights and the optimizer.
@@ -18,22 +21,46 @@ pub struct Trainer<O> {
     optimizer: Optimizer,
     config: TrainConfig,
     seed: u64,
+    ranks: Ranks,
+    /// Moments of all ranks, from [`Trainer::gather`] until they are written.
+    moments: Vec<(String, Tensor)>,
     /// Recent losses, which decide whether the next one is a spike.
     pub guard: Guard,
 }
 
 impl<O: Objective> Trainer<O> {
-    /// Trains `weights`, which must be those of the model in `objective`; dropout is drawn from `seed`.
+    /// Trains `weights`, which must be those of the model in `objective`, on `ranks`, which share out each batch; dropout is
+    /// drawn from `seed`.
     ///
     /// # Errors
     /// When memory does not suffice.
-    pub fn new(objective: O, weights: impl Into<Weights>, config: &TrainConfig, seed: u64) -> Result<Self> {
+    pub fn new(
+        objective: O,
+        weights: impl Into<Weights>,
+        config: &TrainConfig,
+        seed: u64,
+        ranks: &Ranks,
+    ) -> Result<Self> {
         let weights = weights.into();
         if let Some((_, parameter)) = weights.params().iter().next() {
-            config.dtype.apply(parameter.var().device()).context("train.dtype")?;
+            let device = parameter.var().device();
+            config.dtype.apply(device).context("train.dtype")?;
+            ensure!(
+                config.shards() == 1 || device.is_cpu(),
+                "train.shards and ranks work only on the CPU; use --device cpu"
+            );
         }
-        let optimizer = Optimizer::new(weights.trained(), config.optimizer)?;
-        Ok(Self { objective, optimizer, weights, config: config.clone(), seed, guard: Guard::default() })
+        let optimizer = Optimizer::new(weights.trained(), config.optimizer, ranks)?;
+        Ok(Self {
+            objective,
+            optimizer,
+            weights,
+            config: config.clone(),
+            seed,
+            ranks: ranks.clone(),
+            moments: Vec::new(),
+            guard: Guard::default(),
+        })
     }
 
     /// The weights, which each update changes in place.
@@ -56,12 +83,21 @@ impl<O: Objective> Trainer<O> {
         self.optimizer.n_updates()
     }
 
-    /// Writes the optimizer's moments to the file `path`.
+    /// Has the first rank gather the optimizer's moments, which [`Trainer::save_moments`] writes. Every rank must call it.
+    ///
+    /// # Errors
+    /// When a rank has ended or does not answer.
+    pub fn gather(&mut self) -> Result<()> {
+        self.moments = self.optimizer.moments()?;
+        Ok(())
+    }
+
+    /// Writes the moments that [`Trainer::gather`] gathered to the file `path`, and frees them.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save_moments(&self, path: &Path) -> Result<()> {
-        checkpoint::save_moments(path, &self.optimizer)
+    pub fn save_moments(&mut self, path: &Path) -> Result<()> {
+        checkpoint::save_moments(path, &std::mem::take(&mut self.moments))
     }
 
     /// Reads the optimizer's moments from the file `path`, which was written after `n_updates` updates.
@@ -83,18 +119,34 @@ impl<O: Objective> Trainer<O> {
     /// # Errors
     /// When the batch does not fit the model, or memory does not suffice.
     pub fn step(&mut self, batch: &O::Batch, first_row: u64, lr: f64) -> Result<Update<O::Metrics>> {
-        let (n_rows, micro) = (self.objective.rows(batch), self.config.micro_batch());
-        let (mut loss, mut metrics) = (0.0, O::Metrics::default());
+        let (n_rows, n_parts, n_ranks) = (self.objective.rows(batch), self.config.shards(), self.ranks.size());
+        let micro = self.config.micro_batch.unwrap_or(n_rows.div_ceil(n_parts)).max(1);
+        let firsts: Vec<usize> = (0..n_rows).step_by(micro).collect();
+        let part = |number: usize| number * firsts.len() / n_parts;
+        let (mut losses, mut metrics, mut sums) = (Vec::new(), Vec::new(), PartSums::default());
         let mut update = self.weights.begin_update();
-        for first in (0..n_rows).step_by(micro) {
-            let pass = pass(&self.config, self.seed, first_row + first as u64);
-            let micro_loss = update.backward(|| {
-                let (loss, of_rows) = self.objective.loss(batch, first..(first + micro).min(n_rows), pass)?;
-                metrics.add(of_rows);
-                anyhow::Ok(loss)
-            })?;
-            loss += f64::from(micro_loss.to_scalar::<f32>()?);
+        let own = self.ranks.rank() * n_parts / n_ranks..(self.ranks.rank() + 1) * n_parts / n_ranks;
+        for number in own {
+            let (mut loss, mut of_part) = (0.0, O::Metrics::default());
+            for &first in &firsts[part(number)..part(number + 1)] {
+                let pass = pass(&self.config, self.seed, first_row + first as u64);
+                let micro_loss = update.backward(|| {
+                    let (loss, of_rows) = self.objective.loss(batch, first..(first + micro).min(n_rows), pass)?;
+                    of_part.add(of_rows);
+                    anyhow::Ok(loss)
+                })?;
+                loss += f64::from(micro_loss.to_scalar::<f32>()?);
+            }
+            losses.push(loss);
+            metrics.push(of_part);
+            if n_parts > 1 {
+                sums.add(self.optimizer.parameters());
+            }
         }
+        sums.finish(self.optimizer.parameters());
+        self.optimizer.sum_gradients()?;
+        let loss: f64 = self.ranks.gather(&losses)?.iter().flatten().sum();
+        let metrics = all_sums(metrics, &self.ranks)?;
         let spike = self.guard.spike(loss, &self.config);
         let skip = !loss.is_finite() || (spike.is_some() && self.config.on_spike == OnSpike::Skip);
         let grad_norm = update.apply(|_| match skip {
@@ -117,6 +169,16 @@ impl<O: Objective> Trainer<O> {
     ) -> Result<()> {
         self.guard.check(update, step, &self.config, run, progress)
     }
+}
+
+/// The sum of what all ranks have as `own`, in the order of the ranks.
+fn all_sums<M: BatchSums>(own: Vec<M>, ranks: &Ranks) -> Result<M> {
+    let numbers: Vec<f64> = own.iter().flat_map(|sums| sums.numbers()).collect();
+    let width = M::default().numbers().len();
+    let mut sum = M::default();
+    let all = ranks.gather(&numbers)?.concat();
+    all.chunks_exact(width.max(1)).for_each(|numbers| sum.add(M::of_numbers(numbers)));
+    Ok(sum)
 }
 
 fn pass(config: &TrainConfig, seed: u64, first_row: u64) -> Pass {

@@ -12,6 +12,7 @@ use gptkit_model::sampler::{Sampling, TokenPosition, choose};
 use gptkit_model::{Gpt, Input, ModelConfig, Params, Pass, Weights, n_matrices};
 use gptkit_ops::Precision;
 use gptkit_ops::check::assert_close;
+use gptkit_ranks::ALONE;
 use gptkit_testing::{golden_path, published};
 use gptkit_train::config::{OptimizerKind, TrainConfig};
 use gptkit_train::language_modeling::LanguageModeling;
@@ -37,7 +38,7 @@ struct Case {
 
 fn trainer(config: &ModelConfig, params: Params, train: &TrainConfig) -> Trainer<LanguageModeling> {
     let gpt = Gpt::new(config, &params, train.dtype.precision()).unwrap();
-    Trainer::new(LanguageModeling { model: gpt }, params, train, 1).unwrap()
+    Trainer::new(LanguageModeling { model: gpt }, params, train, 1, &ALONE).unwrap()
 }
 
 const KINDS: [&str; 2] = ["gpt1-tiny", "gpt2-tiny"];
@@ -274,7 +275,7 @@ fn a_parameter_without_a_gradient_is_an_error() {
     Weights::from(params.clone()).begin_update().backward(|| first.tensor(true).sum_all()).unwrap();
     let train: TrainConfig =
         serde_json::from_value(serde_json::json!({ "length": "1 step", "batch_size": 1, "lr": 1.0 })).unwrap();
-    let error = Optimizer::new(&params, train.optimizer).unwrap().update(1.0, &train).unwrap_err();
+    let error = Optimizer::new(&params, train.optimizer, &ALONE).unwrap().update(1.0, &train).unwrap_err();
     assert!(error.to_string().contains("gradient of"), "{error}");
 }
 
@@ -282,9 +283,9 @@ fn a_parameter_without_a_gradient_is_an_error() {
 #[test]
 fn muon_without_a_matrix_to_change_is_refused() {
     let (_, params) = golden()[0].model();
-    assert!(Optimizer::new(&params, OptimizerKind::Muon).is_ok());
+    assert!(Optimizer::new(&params, OptimizerKind::Muon, &ALONE).is_ok());
     let matrices = params.iter().filter(|(name, _)| n_matrices(name).is_some());
     assert!(matrices.map(|(_, matrix)| matrix.freeze()).count() > 0);
-    let error = Optimizer::new(&params, OptimizerKind::Muon).unwrap_err().to_string();
+    let error = Optimizer::new(&params, OptimizerKind::Muon, &ALONE).unwrap_err().to_string();
     assert!(error.contains("train.optimizer") && error.contains("adamw"), "{error}");
 }

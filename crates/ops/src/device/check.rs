@@ -141,7 +141,7 @@ fn results(device: &Device, dtype: DType) -> Result<Vec<(&'static str, Tensor)>>
     let (mean, square) =
         (Var::from_tensor(&draw(23, &[D, 2 * D])?)?, Var::from_tensor(&draw(24, &[D, 2 * D])?.sqr()?)?);
     let adam = Adam { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 3 };
-    adamw(&weight, &mean, &square, 0.01, &adam)?;
+    adamw(&weight, 0, &mean, &square, 0.01, &adam)?;
     found.push(("updates of weights", weight.tensor(false).copy()?));
     found.push(("updates of moments", Tensor::stack(&[mean.as_tensor(), square.as_tensor()], 0)?));
     let sums: Vec<f32> = squares(&[x, scores])?.into_iter().map(|sum| sum as f32).collect();

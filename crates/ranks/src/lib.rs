@@ -1,0 +1,155 @@
+//! Processes that train one model together: ranks, as MPI calls them, numbered from 0.
+//!
+//! What they exchange is defined so that the result has the same bits on any number of ranks. Gradients are added as a binary
+//! tree whose leaves are fixed ([`Ranks::scatter_sum`]): at each level a rank adds what its partner has of one half of the
+//! numbers that both have, so that all ranks together move as much as in a ring, and each ends with the sum of one slice.
+
+#[cfg(feature = "mpi")]
+mod mpi;
+mod slices;
+#[cfg(any(test, feature = "testing"))]
+mod threads;
+
+#[cfg(feature = "mpi")]
+pub use crate::mpi::mpi_ranks;
+pub use slices::{Numbers, slice_of};
+#[cfg(any(test, feature = "testing"))]
+pub use threads::thread_ranks;
+
+use anyhow::{Result, ensure};
+use bytemuck::Pod;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// How ranks reach each other.
+pub trait Transport: Debug + Send + Sync {
+    /// The number of this rank.
+    fn rank(&self) -> usize;
+
+    /// How many ranks there are.
+    fn size(&self) -> usize;
+
+    /// Sends `message` to `partner`, and fills `answer` with what `partner` sends meanwhile.
+    ///
+    /// # Errors
+    /// When `partner` has ended, or does not answer in time.
+    fn exchange(&self, partner: usize, message: &[u8], answer: &mut [u8]) -> Result<()>;
+}
+
+/// The ranks of a run, as one of them sees them.
+#[derive(Debug, Clone, Default)]
+pub struct Ranks {
+    /// None where one process trains alone.
+    transport: Option<Arc<dyn Transport>>,
+}
+
+/// One process.
+pub static ALONE: Ranks = Ranks { transport: None };
+
+impl Ranks {
+    /// Ranks that `transport` connects.
+    ///
+    /// # Errors
+    /// When their number is no power of two: sums of that many parts are no binary tree.
+    pub fn new(transport: Arc<dyn Transport>) -> Result<Self> {
+        let size = transport.size();
+        ensure!(size.is_power_of_two(), "there are {size} ranks; their number must be a power of two");
+        Ok(Self { transport: Some(transport).filter(|_| size > 1) })
+    }
+
+    /// The number of this rank.
+    pub fn rank(&self) -> usize {
+        self.transport.as_ref().map_or(0, |transport| transport.rank())
+    }
+
+    /// How many ranks there are.
+    pub fn size(&self) -> usize {
+        self.transport.as_ref().map_or(1, |transport| transport.size())
+    }
+
+    /// Whether this rank is the one that writes files and reports progress.
+    pub fn is_first(&self) -> bool {
+        self.rank() == 0
+    }
+
+    /// Whether one process trains alone.
+    pub fn is_alone(&self) -> bool {
+        self.transport.is_none()
+    }
+
+    /// What all ranks give as `own`, by rank. Every rank must call it.
+    ///
+    /// # Errors
+    /// When a rank has ended, or does not answer in time.
+    pub fn gather<T: Pod>(&self, own: &[T]) -> Result<Vec<Vec<T>>> {
+        let mut all = vec![own.to_vec()];
+        let Some(transport) = &self.transport else { return Ok(all) };
+        // After each level a rank has what the ranks have whose numbers differ from its own in the bits so far.
+        for bit in (0..).map(|level| 1 << level).take_while(|bit| *bit < self.size()) {
+            let partner = self.rank() ^ bit;
+            let lengths: Vec<u64> = all.iter().map(|one| one.len() as u64).collect();
+            let mut theirs = vec![0u64; lengths.len()];
+            transport.exchange(partner, bytemuck::cast_slice(&lengths), bytemuck::cast_slice_mut(&mut theirs))?;
+            let message = all.concat();
+            let mut answer = vec![T::zeroed(); theirs.iter().sum::<u64>() as usize];
+            transport.exchange(partner, bytemuck::cast_slice(&message), bytemuck::cast_slice_mut(&mut answer))?;
+            let mut rest = answer.as_slice();
+            let mut others = Vec::new();
+            for n in theirs {
+                let (one, left) = rest.split_at(n as usize);
+                others.push(one.to_vec());
+                rest = left;
+            }
+            match partner < self.rank() {
+                true => all.splice(0..0, others).for_each(drop),
+                false => all.extend(others),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Waits until every rank has called this.
+    ///
+    /// # Errors
+    /// As [`Ranks::gather`].
+    pub fn wait(&self) -> Result<()> {
+        self.gather::<u8>(&[]).map(drop)
+    }
+
+    /// The results of `f` for the numbers up to `n`, each computed by one of the ranks.
+    ///
+    /// # Errors
+    /// The first one of `f`, or as [`Ranks::gather`].
+    pub fn share_out<T: Pod>(&self, n: usize, mut f: impl FnMut(usize) -> Result<T>) -> Result<Vec<T>> {
+        let (rank, size) = (self.rank(), self.size());
+        let own = (rank..n).step_by(size).map(&mut f).collect::<Result<Vec<T>>>()?;
+        let all = self.gather(&own)?;
+        Ok((0..n).map(|i| all[i % size][i / size]).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rank_gets_what_all_have_in_their_order() {
+        for size in [1, 2, 4, 8] {
+            let found = thread_ranks(size, |ranks| {
+                let own: Vec<u32> = (0..ranks.rank() as u32).collect();
+                (ranks.rank(), ranks.gather(&own).unwrap(), ranks.share_out(5, |i| Ok(i as u64 * 7)).unwrap())
+            });
+            let expected: Vec<Vec<u32>> = (0..size as u32).map(|rank| (0..rank).collect()).collect();
+            for (rank, (own, gathered, shared)) in found.into_iter().enumerate() {
+                assert_eq!((own, &gathered, shared), (rank, &expected, vec![0, 7, 14, 21, 28]));
+            }
+        }
+    }
+
+    #[test]
+    fn a_rank_that_has_ended_is_named() {
+        let found = thread_ranks(2, |ranks| if ranks.rank() == 1 { Ok(()) } else { ranks.wait() });
+        assert!(found[1].is_ok());
+        assert_eq!(found[0].as_ref().unwrap_err().to_string(), "rank 1 has ended");
+    }
+}

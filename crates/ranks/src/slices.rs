@@ -1,0 +1,168 @@
+//! Sums of long vectors over ranks, of which each rank keeps a slice.
+
+use crate::Ranks;
+use anyhow::Result;
+use std::ops::Range;
+
+/// Numbers that are sent at a time: 4 MiB.
+const BUCKET: usize = 1 << 20;
+
+/// A vector of f32 that need not lie in one piece.
+pub trait Numbers {
+    /// Copies the numbers of `range` to `out`.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn read(&self, range: Range<usize>, out: &mut [f32]) -> Result<()>;
+
+    /// Takes in the `values` that another rank has at `range`: [`Ranks::scatter_sum`] has them added to the numbers there,
+    /// [`Ranks::gather_slices`] has them put in their place.
+    ///
+    /// # Errors
+    /// When the numbers cannot be changed.
+    fn take_in(&mut self, range: Range<usize>, values: &[f32]) -> Result<()>;
+}
+
+/// The number of the slice that `rank` of `size` ranks keeps: its bits in the other order, since the first partner is the
+/// neighbor, with whom half of all is exchanged.
+pub fn slice_of(rank: usize, size: usize) -> usize {
+    (0..size.trailing_zeros()).fold(0, |slice, bit| slice << 1 | rank >> bit & 1)
+}
+
+impl Ranks {
+    /// Adds the `numbers` of all ranks: afterwards slice [`slice_of`] of this rank has the sums, and the rest is undefined.
+    /// Slice `i` is `bounds[i]..bounds[i + 1]`. Sums are a binary tree over the ranks in their order, so that they are the same
+    /// as where fewer ranks add several leaves of the tree each.
+    ///
+    /// # Errors
+    /// When a rank has ended or does not answer in time, or numbers cannot be read.
+    pub fn scatter_sum(&self, numbers: &mut impl Numbers, bounds: &[usize]) -> Result<()> {
+        for (partner, kept, given) in self.halves() {
+            self.exchange_slices(partner, numbers, bounds, (&given, &kept))?;
+        }
+        Ok(())
+    }
+
+    /// Gives every rank the slices of all others, after [`Ranks::scatter_sum`] with the same `bounds`.
+    ///
+    /// # Errors
+    /// As [`Ranks::scatter_sum`].
+    pub fn gather_slices(&self, numbers: &mut impl Numbers, bounds: &[usize]) -> Result<()> {
+        for (partner, kept, given) in self.halves().into_iter().rev() {
+            self.exchange_slices(partner, numbers, bounds, (&kept, &given))?;
+        }
+        Ok(())
+    }
+
+    /// The partner at each level, and the slices that this rank keeps and gives to it.
+    fn halves(&self) -> Vec<(usize, Range<usize>, Range<usize>)> {
+        let (rank, size) = (self.rank(), self.size());
+        let mut slices = 0..size;
+        let halve = |level: u32| {
+            let middle = slices.start.midpoint(slices.end);
+            let (low, high) = (slices.start..middle, middle..slices.end);
+            let (kept, given) = if rank >> level & 1 == 0 { (low, high) } else { (high, low) };
+            slices = kept.clone();
+            (rank ^ 1 << level, kept, given)
+        };
+        (0..size.trailing_zeros()).map(halve).collect()
+    }
+
+    /// Exchanges slices with `partner`: sends those called `sent`, and takes in those called `received`.
+    fn exchange_slices(
+        &self,
+        partner: usize,
+        numbers: &mut impl Numbers,
+        bounds: &[usize],
+        (sent, received): (&Range<usize>, &Range<usize>),
+    ) -> Result<()> {
+        let Some(transport) = &self.transport else { return Ok(()) };
+        let range = |slices: &Range<usize>| bounds[slices.start]..bounds[slices.end];
+        let (mut sent, mut received) = (range(sent), range(received));
+        let (mut message, mut answer) = (Vec::new(), Vec::new());
+        while !(sent.is_empty() && received.is_empty()) {
+            let (out, into) = (first(&mut sent), first(&mut received));
+            message.resize(out.len(), 0.0f32);
+            answer.resize(into.len(), 0.0f32);
+            numbers.read(out, &mut message)?;
+            transport.exchange(partner, bytemuck::cast_slice(&message), bytemuck::cast_slice_mut(&mut answer))?;
+            numbers.take_in(into, &answer)?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the next bucket off `range`.
+fn first(range: &mut Range<usize>) -> Range<usize> {
+    let end = range.end.min(range.start + BUCKET);
+    std::mem::replace(&mut range.start, end)..end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::thread_ranks;
+
+    struct Vector {
+        numbers: Vec<f32>,
+        adds: bool,
+    }
+
+    impl Numbers for Vector {
+        fn read(&self, range: Range<usize>, out: &mut [f32]) -> Result<()> {
+            out.copy_from_slice(&self.numbers[range]);
+            Ok(())
+        }
+
+        fn take_in(&mut self, range: Range<usize>, values: &[f32]) -> Result<()> {
+            let numbers = self.numbers[range].iter_mut().zip(values);
+            numbers.for_each(|(number, x)| *number = if self.adds { *number + x } else { *x });
+            Ok(())
+        }
+    }
+
+    /// Sums of which every order gives other bits.
+    fn leaf(number: usize, n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((number * 31 + i * 17) as f32).sin() * 10f32.powi((number % 5) as i32)).collect()
+    }
+
+    fn tree(leaves: &[Vec<f32>]) -> Vec<f32> {
+        match leaves {
+            [one] => one.clone(),
+            _ => {
+                let (left, right) = leaves.split_at(leaves.len() / 2);
+                tree(left).iter().zip(tree(right)).map(|(a, b)| a + b).collect()
+            }
+        }
+    }
+
+    #[test]
+    fn sums_are_those_of_a_binary_tree_on_any_number_of_ranks() {
+        // More than a bucket, and slices of several sizes, one of them empty.
+        let n = 2 * BUCKET + 1234;
+        let leaves: Vec<Vec<f32>> = (0..8).map(|number| leaf(number, n)).collect();
+        let expected = tree(&leaves);
+        for size in [1, 2, 4, 8] {
+            let mut bounds: Vec<usize> = (0..=size).map(|i| n * i * i / (size * size)).collect();
+            if size > 2 {
+                bounds[1] = bounds[2];
+            }
+            let found = thread_ranks(size, |ranks| {
+                let of_each = 8 / size;
+                let numbers = tree(&leaves[ranks.rank() * of_each..][..of_each]);
+                let mut vector = Vector { numbers, adds: true };
+                ranks.scatter_sum(&mut vector, &bounds).unwrap();
+                let slice = slice_of(ranks.rank(), size);
+                let own = bounds[slice]..bounds[slice + 1];
+                let rest = vector.numbers.iter_mut().enumerate().filter(|(i, _)| !own.contains(i));
+                rest.for_each(|(_, x)| *x = f32::NAN);
+                vector.adds = false;
+                ranks.gather_slices(&mut vector, &bounds).unwrap();
+                vector.numbers
+            });
+            for numbers in found {
+                assert!(numbers.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{size} ranks");
+            }
+        }
+    }
+}
