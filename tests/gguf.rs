@@ -67,6 +67,27 @@ fn a_file_is_the_model_that_it_was_made_of() {
     assert_eq!(fs::read_to_string(path.join("Modelfile")).unwrap(), "FROM mine\n");
 }
 
+/// The license of the card is a text of the file's metadata, and stays when the file is exported again.
+#[test]
+fn a_file_states_the_license_of_the_card() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny(path, "--config char --out own");
+    let key = b"general.license";
+    let has = |name: &str| fs::read(path.join(name)).unwrap().windows(key.len()).any(|bytes| bytes == key);
+    export(path, "--model own --out without.gguf").ok();
+    assert!(!has("without.gguf"));
+    fs::write(path.join("own/README.md"), "---\nlicense: apache-2.0\n---\n# Own\n").unwrap();
+    export(path, "--model own --out with.gguf").ok();
+    export(path, "--model with.gguf --out again.gguf").ok();
+    for name in ["with.gguf", "again.gguf"] {
+        let bytes = fs::read(path.join(name)).unwrap();
+        // Key, type 8 (text), length, text.
+        let expected = [key.as_slice(), &8u32.to_le_bytes(), &10u64.to_le_bytes(), b"apache-2.0"].concat();
+        assert!(bytes.windows(expected.len()).any(|part| part == expected), "{name}");
+    }
+}
+
 /// Names and bytes of the tensors of a safetensors file.
 fn safetensors_of(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
     let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;

@@ -113,6 +113,52 @@ fn a_model_of_the_hub_stands_wherever_a_folder_does() {
 }
 
 #[test]
+fn configurations_and_settings_name_data_and_tokenizers_of_the_hub() {
+    let scene = HubScene::new();
+    let text = format!("datasets--o--text/snapshots/{COMMIT}/a/b.txt");
+    fs::write(scene.at("base.toml"), "extends = \"char\"\n[data]\nsources = [{ path = 'hf:o/text/a/b.txt' }]\n")
+        .unwrap();
+    fs::write(scene.at("mine.toml"), "extends = \"base.toml\"\n[train]\nwarmup = \"0 steps\"\n").unwrap();
+    let steps = "--steps 2 --set train.warmup=0steps --set model.n_layer=1 --set model.d_model=16 --set model.n_head=2";
+    for (out, words) in [
+        ("file", "--config base.toml"),
+        ("extended", "--config mine.toml"),
+        ("set", "--config char --set data.sources=[{path=\"hf:o/text/a/b.txt\"}]"),
+    ] {
+        scene.run(&format!("pretrain {words} {steps} --out {out}")).ok();
+        let request: serde_json::Value =
+            serde_json::from_slice(&fs::read(scene.at(&format!("{out}/run.json"))).unwrap()).unwrap();
+        let source = request["config"]["data"]["sources"][0]["path"].as_str().unwrap();
+        assert!(source.ends_with(&text), "{out}: {source}");
+    }
+    let words = "pretrain --config char --set tokenizer={path=\"hf:o/tiny\"} --data text.txt --out tokenizer";
+    scene.run(&format!("{words} {steps}")).ok();
+    let tokenizer = |folder: &str| fs::read(scene.at(&format!("{folder}/tokenizer.json"))).unwrap();
+    assert_eq!(tokenizer("tokenizer"), tokenizer("run"));
+    scene.refused("pretrain --set data.sources=[{path=\"hf:o/none/x.txt\"}]", 1, "o/none does not exist");
+    scene.refused("sft --init run --set data.sources=[\"hf:none\"]", 2, "names no file");
+}
+
+#[test]
+fn the_doctor_names_the_account_and_what_is_wrong_with_the_hub() {
+    let scene = HubScene::new();
+    let hub = |words: &str| {
+        let out = scene.run(&format!("doctor --json {words}")).out;
+        let checks = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        checks.into_iter().find(|check| check["check"] == "hub").unwrap()
+    };
+    assert_eq!(hub("")["found"], format!("{} answers, as account tester", scene.hub.url));
+    scene.hub.fail("/whoami-v2", Fault::Status(401, "x", "y"), 1);
+    let refused = hub("");
+    assert_eq!(refused["state"], "warning");
+    assert!(refused["found"].as_str().unwrap().contains("refuses the token (401"), "{refused}");
+    assert!(refused["hint"].as_str().unwrap().contains("hf auth login"), "{refused}");
+    scene.hub.seen();
+    assert_eq!(hub("--offline")["state"], "ok");
+    assert_eq!(scene.hub.seen(), []);
+}
+
+#[test]
 fn pull_prints_the_folder_and_what_it_has_needs_no_hub() {
     let scene = HubScene::new();
     let pulled = scene.run("pull o/tiny").ok();

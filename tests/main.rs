@@ -10,6 +10,7 @@ mod compare;
 mod conformance;
 mod console;
 mod docs;
+mod doctor;
 mod dpo;
 mod eval;
 mod feedback;

@@ -68,6 +68,8 @@ fn a_server_answers_as_the_other_commands_do_and_stops_when_asked() {
     let mut example = String::new();
     server.said.read_line(&mut example).unwrap();
     assert!(example.starts_with("next: curl http://127.0.0.1:") && example.contains("/v1/completions"), "{example}");
+    let healthy = gptkit(folder.path(), &format!("doctor --server http://{}", server.address)).ok();
+    assert!(healthy.out.starts_with("ok  server  http://127.0.0.1:"), "{}", healthy.out);
     let body = json!({ "prompt": "The", "max_tokens": 9, "seed": 5, "temperature": 0.8, "logprobs": 0 });
     let (status, answer) = server.post("/v1/completions", &body);
     assert_eq!(status, 200, "{answer}");

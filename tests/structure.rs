@@ -409,6 +409,25 @@ fn what_has_a_home_is_nowhere_else() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A published crate has the files of its own folder only.
+#[test]
+fn embedded_files_lie_in_their_crate() {
+    let (mut n, mut wrong) = (0, Vec::new());
+    for source in sources() {
+        for (at, _) in source.text.match_indices("include_str!(") {
+            let path = source.text[at..].split('"').nth(1).unwrap();
+            let n_up = path.split('/').take_while(|part| *part == "..").count();
+            // `crates/NAME/src/file.rs` is one folder below its crate's.
+            if n_up > source.path.split('/').count() - 3 {
+                wrong.push(format!("{} embeds {path}", source.path));
+            }
+            n += 1;
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(n > 20, "{n} embedded files were found");
+}
+
 #[test]
 fn paths_are_read_as_the_compiler_reads_them() {
     let joined = |text: &str| paths(text).iter().map(|path| path.join("::")).collect::<Vec<_>>();

@@ -1,6 +1,6 @@
 //! A model behind OpenAI's API, wherever it is served.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use gptkit_data::dialogue::Message;
 use gptkit_model::continuation::Finish;
 use gptkit_model::sampler::Sampling;
@@ -42,6 +42,23 @@ pub(crate) enum ServerAnswer {
 /// The longest time that a server may take to accept a connection, and to begin its answer.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
+/// Checks that the server at `url`, with or without `/v1` at its end, accepts requests. Its `GET /health` needs no key.
+///
+/// # Errors
+/// When the server cannot be reached within `patience`, or answers that it accepts none.
+pub fn check_health(url: &str, patience: Duration) -> Result<()> {
+    let config = ureq::Agent::config_builder().timeout_global(Some(patience)).http_status_as_error(false).build();
+    let url = format!("{}/health", without_version(url));
+    let answer = ureq::Agent::from(config).get(&url).call().with_context(|| format!("{url} cannot be reached"))?;
+    ensure!(answer.status().is_success(), "{url} answered {}", answer.status());
+    Ok(())
+}
+
+/// `url` without `/v1` at its end.
+fn without_version(url: &str) -> &str {
+    url.trim_end_matches('/').trim_end_matches("/v1")
+}
+
 impl ModelServer {
     /// The server at `url`, with or without `/v1` at its end. Without a name, the model is the first language model that it
     /// lists.
@@ -54,8 +71,7 @@ impl ModelServer {
             .timeout_recv_response(Some(PATIENCE.1))
             .http_status_as_error(false)
             .build();
-        let url = url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
-        let mut server = Self { url, model: String::new(), key, agent: config.into() };
+        let mut server = Self { url: without_version(url).to_owned(), model: String::new(), key, agent: config.into() };
         server.model = match model {
             Some(name) => name.to_owned(),
             None => server.first_model()?,

@@ -60,7 +60,7 @@ const EPISODES: usize = 16;
 
 impl BenchCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let (name, config) = self.loaded(&self.config, &self.set)?;
+        let (name, config) = self.loaded(&self.config, &self.set, ui)?;
         let device = self.device.open()?;
         let PretrainConfig { train, .. } = &config;
         let (batch_size, seq) = (train.batch_size, self.seq.map_or(config.model.context, usize::from));
@@ -81,7 +81,7 @@ impl BenchCommand {
             ui,
         };
         if let Some(against) = &self.against {
-            let (_, other) = self.loaded(against, &[])?;
+            let (_, other) = self.loaded(against, &[], ui)?;
             let both = [(&config.model, train), (&other.model, &other.train)];
             let times = gptkit_train::bench::train_steps_by_turns(both, seq, &device, ui)?;
             return sheet.turns([&self.config, against], &times);
@@ -101,8 +101,8 @@ impl BenchCommand {
     }
 
     /// The configuration `config` and its name, with the batch size, window and data type of the command line.
-    fn loaded(&self, config: &str, set: &[String]) -> Result<(String, PretrainConfig)> {
-        let (name, mut config) = presets::load::<PretrainConfig>(config, set)?;
+    fn loaded(&self, config: &str, set: &[String], ui: &Ui) -> Result<(String, PretrainConfig)> {
+        let (name, mut config) = presets::load::<PretrainConfig>(config, set, ui)?;
         if config.model.vocab_size == 0 {
             config.model.vocab_size = config.tokenizer.vocab_size.unwrap_or(VOCABULARY);
         }

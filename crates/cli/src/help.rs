@@ -14,7 +14,7 @@ pub(crate) const GROUPS: [(&str, &[&str]); 6] = [
     ),
     ("Measure", &["eval", "compare", "win-rates", "attention", "bench"]),
     ("Runs", &["plan", "inspect", "runs", "plot"]),
-    ("Data and tools", &["tokenizer", "prepare", "world", "config", "info", "completions", "man", "help"]),
+    ("Data and tools", &["tokenizer", "prepare", "world", "config", "doctor", "info", "completions", "man", "help"]),
 ];
 
 /// Examples of each subcommand that has some.

@@ -1,6 +1,7 @@
-//! `hf:NAME` on the command line: models and files of data sets of the hub are downloaded, and their places in the cache
-//! take the place of their names, before the command runs.
+//! `hf:NAME` on the command line, in configuration files and in `--set`: models and files of data sets of the hub are
+//! downloaded, and their places in the cache replace their names, before they are used.
 
+use crate::data_args::quoted;
 use crate::env;
 use crate::ui::{Ui, Usage, unusable};
 use anyhow::Result;
@@ -12,7 +13,10 @@ use gptkit_hub::{Hub, HubName, HubSettings};
 use gptkit_model::load::load_config;
 use gptkit_train::machine::memory;
 use std::ffi::OsString;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 /// Flags that name the folder of a model, some after `NAME=`.
 const MODEL_FLAGS: [&str; 9] =
@@ -29,11 +33,13 @@ const DATA_FLAGS: [&str; 9] = [
     "--contamination",
     "--task",
 ];
+/// Last parts of the keys of configurations that name text or records: one name, a list of names, or of tables with a `path`.
+const DATA_KEYS: [&str; 4] = ["sources", "validation", "test", "references"];
 /// Published models whose names have no owner.
 const WITHOUT_OWNER: [&str; 7] =
     ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2", "openai-gpt", "openai-community"];
 
-/// What a flag names.
+/// What a flag or a key names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NamedBy {
     Model,
@@ -90,8 +96,7 @@ pub(crate) fn resolved(arguments: &[OsString], ui: &Ui) -> Result<Option<Vec<OsS
         found = true;
         let place = match kind {
             NamedBy::Model => {
-                let name = HubName::model(name).map_err(unusable)?;
-                let folder = hub.model(&name, &LocalChecks { name: &name, ui, only_warns: false })?;
+                let folder = place(&hub, kind, name, ui)?;
                 let is_named = !is_server || !before.trim_start_matches(flag).trim_matches('=').is_empty();
                 if is_named { folder.to_string_lossy().into_owned() } else { with_name(&folder) }
             }
@@ -99,14 +104,104 @@ pub(crate) fn resolved(arguments: &[OsString], ui: &Ui) -> Result<Option<Vec<OsS
                 let weight =
                     name.rsplit_once('@').filter(|(_, weight)| flag == "--data" && weight.parse::<f64>().is_ok());
                 let (name, weight) = weight.map_or((name, None), |(name, weight)| (name, Some(weight)));
-                let (name, file) = HubName::dataset_file(name).map_err(unusable)?;
-                let path = hub.dataset_file(&name, &file)?;
+                let path = place(&hub, kind, name, ui)?;
                 path.to_string_lossy().into_owned() + &weight.map(|weight| format!("@{weight}")).unwrap_or_default()
             }
         };
         resolved[index] = format!("{before}{place}").into();
     }
     Ok(found.then_some(resolved))
+}
+
+/// The place in the cache of the model or the file `name`, downloaded if need be.
+fn place(hub: &Hub, kind: NamedBy, name: &str, ui: &Ui) -> Result<PathBuf> {
+    match kind {
+        NamedBy::Model => {
+            let name = HubName::model(name).map_err(unusable)?;
+            hub.model(&name, &LocalChecks { name: &name, ui, only_warns: false })
+        }
+        NamedBy::Data => {
+            let (name, file) = HubName::dataset_file(name).map_err(unusable)?;
+            hub.dataset_file(&name, &file)
+        }
+    }
+}
+
+/// What the value of a configuration's key names; `keys` are the parts of its path without the numbers of elements.
+fn named_by_key(keys: &[&str]) -> Option<NamedBy> {
+    match keys {
+        [.., "tokenizer", "path"] => Some(NamedBy::Model),
+        [.., last] | [.., last, "path"] if DATA_KEYS.contains(last) => Some(NamedBy::Data),
+        _ => None,
+    }
+}
+
+/// A name of the hub in the text of a configuration.
+struct HubValue {
+    /// Bytes of the text that the value takes, with its quotes.
+    span: Range<usize>,
+    kind: NamedBy,
+    /// The name without [`PREFIX`].
+    name: String,
+}
+
+/// Adds the names of the hub in `value`, whose key is `keys`, to `found`.
+fn find_names<'a>(value: &'a Spanned<DeValue>, keys: &mut Vec<&'a str>, found: &mut Vec<HubValue>) {
+    match value.get_ref() {
+        DeValue::String(text) => {
+            let name = text.strip_prefix(PREFIX).zip(named_by_key(keys));
+            found.extend(name.map(|(name, kind)| HubValue { span: value.span(), kind, name: name.to_owned() }));
+        }
+        DeValue::Array(list) => list.iter().for_each(|element| find_names(element, keys, found)),
+        DeValue::Table(table) => find_names_in_table(table, keys, found),
+        _ => {}
+    }
+}
+
+fn find_names_in_table<'a>(table: &'a DeTable, keys: &mut Vec<&'a str>, found: &mut Vec<HubValue>) {
+    for (key, value) in table {
+        keys.push(key.get_ref());
+        find_names(value, keys, found);
+        keys.pop();
+    }
+}
+
+/// The TOML `text` with places in the cache instead of names of the hub; its lines keep their numbers.
+///
+/// # Errors
+/// As [`resolved`].
+pub(crate) fn in_toml(text: &str, ui: &Ui) -> Result<String> {
+    let mut found = Vec::new();
+    // A text that is not valid TOML is reported where it is read.
+    if let Ok(table) = DeTable::parse(text) {
+        find_names_in_table(table.get_ref(), &mut Vec::new(), &mut found);
+    }
+    let mut resolved = text.to_owned();
+    if found.is_empty() {
+        return Ok(resolved);
+    }
+    let hub = Hub::new(&env::hub(), ui);
+    found.sort_by_key(|value| std::cmp::Reverse(value.span.start));
+    for HubValue { span, kind, name } in found {
+        resolved.replace_range(span, &quoted(&place(&hub, kind, &name, ui)?.to_string_lossy()));
+    }
+    Ok(resolved)
+}
+
+/// The settings `set` in the form of `--set`, with places in the cache instead of names of the hub.
+///
+/// # Errors
+/// As [`resolved`].
+pub(crate) fn in_settings(set: &[String], ui: &Ui) -> Result<Vec<String>> {
+    let resolved = set.iter().map(|setting| {
+        // A text may be written without quotes.
+        let bare = setting.split_once('=').filter(|(_, value)| value.trim().starts_with(PREFIX));
+        match bare {
+            Some((key, value)) => in_toml(&format!("{key}={}", quoted(value.trim())), ui),
+            None => in_toml(setting, ui),
+        }
+    });
+    resolved.collect()
 }
 
 /// `NAME=DIR` for a folder of the cache, which a server would call by its commit; `folder` elsewhere.
@@ -200,7 +295,8 @@ pub(crate) fn copy(from: &Path, files: &[PathBuf], out: &Path) -> Result<()> {
 mod tests {
     use super::*;
     use crate::Cli;
-    use clap::{Command, CommandFactory};
+    use crate::config_keys::KeysOf;
+    use clap::{Command, CommandFactory, ValueEnum};
 
     fn arguments(line: &str) -> Vec<OsString> {
         line.split(' ').map(OsString::from).collect()
@@ -237,6 +333,60 @@ mod tests {
             let is_other = OTHERS.contains(&flag.as_str()) || ["config", "against", "eval"].contains(&flag.as_str());
             assert!(is_known != is_other, "--{flag}");
         }
+    }
+
+    /// A key whose value is text names data or a tokenizer, or is known to name something else.
+    #[test]
+    fn all_keys_of_models_and_data_are_known() {
+        const OTHERS: [&str; 11] = [
+            "choices",
+            "description",
+            "end",
+            "label",
+            "name",
+            "prompts",
+            "shards",
+            "target_modules",
+            "text",
+            "text_b",
+            "text_key",
+        ];
+        let (mut n_known, mut wrong) = (0, Vec::new());
+        for command in KeysOf::value_variants() {
+            // The data of `gptkit lineage` are arguments of its stages, which are resolved there.
+            for key in command.keys().iter().filter(|key| !matches!(command, KeysOf::Lineage) && !key.is_section()) {
+                let parts: Vec<&str> = key.path.split('.').filter(|part| *part != "N").collect();
+                let is_known = named_by_key(&parts).is_some();
+                n_known += usize::from(is_known);
+                let is_text = ["text", "list of texts"].contains(&key.kind.as_str());
+                if is_text && is_known == parts.last().is_some_and(|last| OTHERS.contains(last)) {
+                    wrong.push(format!("{}: {}", command.name(), key.path));
+                }
+            }
+        }
+        assert!(wrong.is_empty() && n_known > 15, "{n_known}\n{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn names_in_a_configuration_are_found_with_their_places() {
+        let text = "description = \"hf:a\"\n[data]\nsources = [{ path = \"hf:o/d/f\", weight = 1.0 }, { path = 'hf:e/f' }]\n\
+                    validation = [\"hf:v/f\", \"world\"]\n[[ptx.sources]]\npath = \"hf:p/f\"\n[tokenizer]\npath = \"hf:m\"\n";
+        let table = DeTable::parse(text).unwrap();
+        let mut found = Vec::new();
+        find_names_in_table(table.get_ref(), &mut Vec::new(), &mut found);
+        let mut found: Vec<_> = found.iter().map(|v| (&text[v.span.clone()], v.kind, v.name.as_str())).collect();
+        found.sort_by_key(|(written, ..)| text.find(written));
+        let (model, data) = (NamedBy::Model, NamedBy::Data);
+        assert_eq!(
+            found,
+            [
+                ("\"hf:o/d/f\"", data, "o/d/f"),
+                ("'hf:e/f'", data, "e/f"),
+                ("\"hf:v/f\"", data, "v/f"),
+                ("\"hf:p/f\"", data, "p/f"),
+                ("\"hf:m\"", model, "m"),
+            ]
+        );
     }
 
     #[test]

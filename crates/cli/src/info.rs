@@ -14,11 +14,6 @@ pub(crate) struct InfoCommand {}
 impl InfoCommand {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
         let cpu = Cpu::get();
-        let tiles = match &cpu.tiles {
-            Ok(()) => "matrix tiles (AMX)".to_owned(),
-            Err(why) if cpu.dots => format!("AVX512-BF16; {why}"),
-            Err(why) => format!("{} in f32; {why}", cpu.level),
-        };
         let auto = match Precision::fastest() {
             Precision::Bf16 => "bf16",
             Precision::F32 => "f32",
@@ -27,7 +22,7 @@ impl InfoCommand {
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
             ("threads", rayon::current_num_threads().to_string()),
             ("loops and f32 products", cpu.level.to_string()),
-            ("bf16 products", tiles),
+            ("bf16 products", bf16_products(cpu)),
             ("--dtype auto", auto.to_owned()),
             ("memory", format!("{:.1} GB", gptkit_train::machine::memory() as f64 / 1e9)),
             ("built with", built_with()),
@@ -46,7 +41,17 @@ fn line(variable: &Variable) -> String {
     format!("{name:<24}{}", value.unwrap_or(unset))
 }
 
-fn built_with() -> String {
+/// How products of bf16 matrices are computed, and why.
+pub(crate) fn bf16_products(cpu: &Cpu) -> String {
+    match &cpu.tiles {
+        Ok(()) => "matrix tiles (AMX)".to_owned(),
+        Err(why) if cpu.dots => format!("AVX512-BF16; {why}"),
+        Err(why) => format!("{} in f32; {why}", cpu.level),
+    }
+}
+
+/// The GPUs that this binary supports.
+pub(crate) fn built_with() -> String {
     let features = [("cuda", cfg!(feature = "cuda")), ("metal", cfg!(feature = "metal"))];
     let on: Vec<&str> = features.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
     if on.is_empty() { "no GPU".to_owned() } else { on.join(", ") }

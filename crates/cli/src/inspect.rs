@@ -39,14 +39,14 @@ impl InspectCommand {
         let context = RunContext { device: &Device::Cpu, progress: ui, deadline: None, ranks: ui.ranks() };
         let (tokenizer, batches) = match &self.init {
             None => {
-                let (_, config) = presets::load(&self.config.config, &self.config.settings())?;
+                let (_, config) = presets::load(&self.config.config, &self.config.settings(), ui)?;
                 let (tokenizer, batch) = gptkit_train::pretrain::batch_of_step(config, self.step, &context)?;
                 (tokenizer, vec![batch])
             }
             Some(init) => {
                 // The default is that of the stage.
                 let name = if self.config.config == "small" { "sft-small" } else { &self.config.config };
-                let (_, config) = presets::load(name, &self.config.record_settings())?;
+                let (_, config) = presets::load(name, &self.config.record_settings(), ui)?;
                 gptkit_sft::sft::batch_of_step(config, init, self.step, &context)?
             }
         };

@@ -61,7 +61,7 @@ fn seed(text: &str) -> Result<u64, String> {
 
 impl LineageCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let (_, config) = presets::load::<LineageConfig>(&self.config, &[])?;
+        let (_, config) = presets::load::<LineageConfig>(&self.config, &[], ui)?;
         let own = self.own()?;
         let story = LineageStory::new(&config, own, &self.out, &self.seed, &self.only)?;
         self.check(&story)?;

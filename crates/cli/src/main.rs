@@ -13,6 +13,7 @@ mod config_command;
 mod config_keys;
 mod data_args;
 mod device;
+mod doctor;
 mod dpo;
 mod env;
 mod eval;
@@ -128,6 +129,7 @@ enum Command {
     Scaling(scaling::ScalingCommand),
     Bench(bench::BenchCommand),
     Info(info::InfoCommand),
+    Doctor(doctor::DoctorCommand),
     #[command(subcommand)]
     Tokenizer(tokenizer::TokenizerCommand),
     #[command(subcommand)]
@@ -171,6 +173,7 @@ impl Command {
             Self::Scaling(command) => command.run(ui),
             Self::Bench(command) => command.run(ui),
             Self::Info(command) => command.run(ui),
+            Self::Doctor(command) => command.run(ui),
             Self::Tokenizer(command) => command.run(ui),
             Self::Config(command) => command.run(ui),
             Self::World(command) => command.run(ui),

@@ -90,7 +90,7 @@ impl PlanCommand {
         if self.reward.is_some() {
             return Err(Usage::new("--reward requires --stage ppo").hint("add --stage ppo, or remove --reward").into());
         }
-        let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &set)?;
+        let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &set, ui)?;
         let devices = self
             .devices
             .zip(self.device_tflops)

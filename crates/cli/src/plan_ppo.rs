@@ -22,7 +22,7 @@ pub(crate) fn print(
     memory: Option<u64>,
     ui: &Ui,
 ) -> Result<()> {
-    let (_, config) = presets::load::<PpoConfig>(given, set)?;
+    let (_, config) = presets::load::<PpoConfig>(given, set, ui)?;
     let (policy, reward) = (model("--init", policy)?, model("--reward", reward)?);
     if let Some(lora) = config.policy.lora.as_ref().filter(|lora| lora.rank > policy.d_model) {
         let what = format!("policy.lora.rank = {} is larger than the policy's width of {}", lora.rank, policy.d_model);
@@ -39,7 +39,7 @@ fn model(flag: &str, named: Option<&Path>) -> Result<ModelConfig> {
     let of_ppo = ["finetune-", "sft-", "rm-", "ppo-", "dpo-"].iter().any(|stage| name.starts_with(stage));
     let preset = presets::PRESETS.iter().any(|(preset, _)| *preset == name);
     if preset && !of_ppo {
-        let (_, PretrainConfig { mut model, tokenizer, .. }) = presets::load(&name, &[])?;
+        let PretrainConfig { mut model, tokenizer, .. } = presets::preset(&name)?;
         if model.vocab_size == 0 {
             model.vocab_size = tokenizer.vocab_size.unwrap_or(0);
         }

@@ -19,7 +19,7 @@ pub(crate) struct PrepareCommand {
 
 impl PrepareCommand {
     pub(crate) fn run(self, ui: &Ui) -> anyhow::Result<()> {
-        let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &self.config.settings())?;
+        let (_, config) = presets::load::<PretrainConfig>(&self.config.config, &self.config.settings(), ui)?;
         let prepared = gptkit_data::prepare::prepare(&config.data, &config.tokenizer, self.out.as_deref(), ui)?;
         ui.next(&format!("gptkit pretrain --config {} --data {}", self.config.config, shell(&prepared.folder)));
         Ok(())

@@ -1,6 +1,7 @@
-//! The configurations of `configs/`, embedded so that their names work anywhere.
+//! The configurations of `crates/cli/presets/`, embedded so that their names work anywhere.
 
-use crate::ui::Usage;
+use crate::hub_names;
+use crate::ui::{Ui, Usage};
 use anyhow::Result;
 use gptkit_config::{Check, EXTENDS, nearest};
 use gptkit_lineage::LineageConfig;
@@ -17,7 +18,7 @@ macro_rules! presets {
     ($($name:literal),* $(,)?) => {
         /// Name and text of every embedded file.
         pub(crate) const PRESETS: &[(&str, &str)] =
-            &[$(($name, include_str!(concat!("../../../configs/", $name, ".toml")))),*];
+            &[$(($name, include_str!(concat!("../presets/", $name, ".toml")))),*];
     };
 }
 
@@ -74,21 +75,27 @@ pub(crate) fn text(given: &str) -> Result<(String, String)> {
 }
 
 /// The configuration that `given` names, with `set` on top, and its name. A file may change a preset or another file, which
-/// its key `extends` names.
-pub(crate) fn load<T: DeserializeOwned + Check>(given: &str, set: &[String]) -> Result<(String, T)> {
+/// its key `extends` names. Data of the hub that they name is downloaded.
+pub(crate) fn load<T: DeserializeOwned + Check>(given: &str, set: &[String], ui: &Ui) -> Result<(String, T)> {
     let (name, text) = text(given)?;
-    let config = match extended(given, &text)? {
-        Some(base) => gptkit_config::load_over(&base, given, &text, set)?,
-        None => load_text(given, &text, set)?,
+    let (text, set) = (hub_names::in_toml(&text, ui)?, hub_names::in_settings(set, ui)?);
+    let config = match extended(given, &text, ui)? {
+        Some(base) => gptkit_config::load_over(&base, given, &text, &set)?,
+        None => load_text(given, &text, &set)?,
     };
     Ok((name, config))
+}
+
+/// The preset `name` as it is.
+pub(crate) fn preset<T: DeserializeOwned + Check>(name: &str) -> Result<T> {
+    load_text(name, &text(name)?.1, &[])
 }
 
 /// Longest chain of configurations that extend each other.
 const LONGEST_CHAIN: usize = 8;
 
 /// The configuration that the file `given` with the TOML `text` extends, if it extends one.
-fn extended(given: &str, text: &str) -> Result<Option<Table>> {
+fn extended(given: &str, text: &str, ui: &Ui) -> Result<Option<Table>> {
     // A file that is no TOML is reported where it is read.
     let Some(first) = toml::from_str(text).ok().as_ref().and_then(extends) else { return Ok(None) };
     let mut chain = Vec::new();
@@ -104,6 +111,7 @@ fn extended(given: &str, text: &str) -> Result<Option<Table>> {
         let beside = Path::new(&file).parent().unwrap_or(Path::new("")).join(&base);
         let base = if is_preset(&base) { base } else { beside.to_string_lossy().into_owned() };
         let text = self::text(&base).map_err(|e| e.context(format!("{file} extends {base}")))?.1;
+        let text = hub_names::in_toml(&text, ui)?;
         let table: Table = toml::from_str(&text).map_err(|e| Usage::new(format!("{base}: {}", e.message())))?;
         next = extends(&table).map(|further| (base, further));
         chain.push(table);
@@ -154,14 +162,14 @@ pub(crate) fn command_of(name: &str) -> &'static str {
 /// What the preset `name` is, in a line; its whole file is checked.
 pub(crate) fn description(name: &str) -> Result<String> {
     Ok(match command_of(name) {
-        "dpo" => load::<DpoConfig>(name, &[])?.1.description,
-        "finetune" => load::<FinetuneConfig>(name, &[])?.1.description,
-        "lineage" => load::<LineageConfig>(name, &[])?.1.description,
-        "ppo" => load::<PpoConfig>(name, &[])?.1.description,
-        "train-rm" => load::<RewardConfig>(name, &[])?.1.description,
-        "scaling" => load::<ScalingConfig>(name, &[])?.1.description,
-        "sft" => load::<SftConfig>(name, &[])?.1.description,
-        _ => load::<PretrainConfig>(name, &[])?.1.description,
+        "dpo" => preset::<DpoConfig>(name)?.description,
+        "finetune" => preset::<FinetuneConfig>(name)?.description,
+        "lineage" => preset::<LineageConfig>(name)?.description,
+        "ppo" => preset::<PpoConfig>(name)?.description,
+        "train-rm" => preset::<RewardConfig>(name)?.description,
+        "scaling" => preset::<ScalingConfig>(name)?.description,
+        "sft" => preset::<SftConfig>(name)?.description,
+        _ => preset::<PretrainConfig>(name)?.description,
     })
 }
 
@@ -175,10 +183,11 @@ pub(crate) fn checked<T: DeserializeOwned + Check>(section: &str, set: &[String]
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gptkit_ranks::Ranks;
 
     #[test]
-    fn every_file_of_configs_is_embedded_and_sound() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    fn every_preset_file_is_embedded_and_sound() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("presets");
         let mut files: Vec<String> = folder
             .read_dir()
             .unwrap()
@@ -198,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_file_extends_a_preset_or_another_file() {
-        let folder = tempfile::tempdir().unwrap();
+        let (folder, ui) = (tempfile::tempdir().unwrap(), Ui::new(false, Ranks::default()));
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);
             gptkit_data::disk::write(&path, text.as_bytes()).unwrap();
@@ -206,27 +215,27 @@ mod tests {
         };
         write("wide.toml", "extends = \"small\"\n[model]\nd_model = 384\n");
         let deep = write("deep.toml", "extends = \"wide.toml\"\n\n[model]\nn_layer = 8\n");
-        let (name, config) = load::<PretrainConfig>(&deep, &[]).unwrap();
-        let small = load::<PretrainConfig>("small", &[]).unwrap().1;
+        let (name, config) = load::<PretrainConfig>(&deep, &[], &ui).unwrap();
+        let small = preset::<PretrainConfig>("small").unwrap();
         assert_eq!((name.as_str(), config.model.d_model, config.model.n_layer), ("deep", 384, 8));
         assert_eq!(config.train, small.train);
         let wrong = write("wrong.toml", "extends = \"wide.toml\"\n\n[model]\nn_layers = 8\n");
-        let error = load::<PretrainConfig>(&wrong, &[]).unwrap_err().to_string();
+        let error = load::<PretrainConfig>(&wrong, &[], &ui).unwrap_err().to_string();
         assert!(error.contains("line 4  model.n_layers = 8  unknown key"), "{error}");
         let nested = write("nested.toml", "extends = \"small\"\n[model]\nextends = \"gpt1\"\n");
-        let error = load::<PretrainConfig>(&nested, &[]).unwrap_err().to_string();
+        let error = load::<PretrainConfig>(&nested, &[], &ui).unwrap_err().to_string();
         assert!(error.contains("line 3  model.extends = \"gpt1\"  unknown key"), "{error}");
         let lost = write("lost.toml", "extends = \"smal\"\n");
-        let error = format!("{:#}", load::<PretrainConfig>(&lost, &[]).unwrap_err());
+        let error = format!("{:#}", load::<PretrainConfig>(&lost, &[], &ui).unwrap_err());
         assert!(error.contains("lost.toml extends"), "{error}");
         let circle = write("circle.toml", "extends = \"circle.toml\"\n");
-        assert!(load::<PretrainConfig>(&circle, &[]).unwrap_err().to_string().contains("longer than 8"));
+        assert!(load::<PretrainConfig>(&circle, &[], &ui).unwrap_err().to_string().contains("longer than 8"));
     }
 
     /// Five sizes over two orders of magnitude of compute, at equal tokens, and a sixth beyond them.
     #[test]
     fn the_family_spans_what_it_says() {
-        let (_, config) = load::<ScalingConfig>("scaling-small", &[]).unwrap();
+        let config = preset::<ScalingConfig>("scaling-small").unwrap();
         let sizes = &config.family.sizes;
         let n: Vec<f64> =
             sizes.iter().map(|size| gptkit_scaling::config::non_embedding(&config.member(size).model) as f64).collect();
@@ -242,12 +251,12 @@ mod tests {
     fn baselines_are_of_equal_size() {
         let n = |set: &[&str]| {
             let set: Vec<String> = set.iter().map(|set| format!("model.{set}")).collect();
-            load::<PretrainConfig>("small", &set).unwrap().1.model.n_params() as f64
+            load::<PretrainConfig>("small", &set, &Ui::new(false, Ranks::default())).unwrap().1.model.n_params() as f64
         };
         let gpt1 = n(&["kind=\"gpt1\"", "n_layer=3", "d_model=128", "vocab_size=1024"]);
         for (name, vocab_size) in [("lstm-small", 1024), ("bert-small", 1025)] {
             let set = [format!("model.vocab_size={vocab_size}")];
-            let model = load::<PretrainConfig>(name, &set).unwrap().1.model;
+            let model = load::<PretrainConfig>(name, &set, &Ui::new(false, Ranks::default())).unwrap().1.model;
             let off = model.n_params() as f64 / gpt1 - 1.0;
             assert!(
                 model.context == 128 && off.abs() < 0.02,
@@ -275,7 +284,7 @@ mod tests {
             ("gpt3-13b", 13_000_000_000, 0.02),
             ("gpt3-175b", 175_000_000_000, 0.01),
         ] {
-            let (_, config) = load::<PretrainConfig>(name, &[]).unwrap();
+            let config = preset::<PretrainConfig>(name).unwrap();
             let n = config.model.n_params();
             let off = n as f64 / f64::from(expected as f32) - 1.0;
             assert!(n == expected || off.abs() < tolerance, "{name} has {n} parameters, published {expected}");

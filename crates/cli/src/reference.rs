@@ -235,18 +235,18 @@ fn shown(value: Option<&Value>) -> String {
 
 /// The settings of a preset of `command`.
 fn settings(name: &str, command: &str) -> Value {
-    fn value<T: Serialize>(loaded: anyhow::Result<(String, T)>) -> Value {
-        serde_json::to_value(loaded.unwrap().1).unwrap()
+    fn value<T: Serialize>(loaded: anyhow::Result<T>) -> Value {
+        serde_json::to_value(loaded.unwrap()).unwrap()
     }
     match command {
-        "dpo" => value(presets::load::<DpoConfig>(name, &[])),
-        "finetune" => value(presets::load::<FinetuneConfig>(name, &[])),
-        "lineage" => value(presets::load::<LineageConfig>(name, &[])),
-        "ppo" => value(presets::load::<PpoConfig>(name, &[])),
-        "train-rm" => value(presets::load::<RewardConfig>(name, &[])),
-        "scaling" => value(presets::load::<ScalingConfig>(name, &[])),
-        "sft" => value(presets::load::<SftConfig>(name, &[])),
-        _ => value(presets::load::<PretrainConfig>(name, &[])),
+        "dpo" => value(presets::preset::<DpoConfig>(name)),
+        "finetune" => value(presets::preset::<FinetuneConfig>(name)),
+        "lineage" => value(presets::preset::<LineageConfig>(name)),
+        "ppo" => value(presets::preset::<PpoConfig>(name)),
+        "train-rm" => value(presets::preset::<RewardConfig>(name)),
+        "scaling" => value(presets::preset::<ScalingConfig>(name)),
+        "sft" => value(presets::preset::<SftConfig>(name)),
+        _ => value(presets::preset::<PretrainConfig>(name)),
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::data_args::{quoted, shell};
 use crate::device::{DeviceChoice, DtypeChoice};
 use crate::following::Following;
+use crate::hub_names;
 use crate::presets;
 use crate::ranks::RunToShare;
 use crate::stage_names::StageNames;
@@ -139,7 +140,7 @@ impl RunArgs {
         let device = self.device()?;
         let context = self.context(&device, ui);
         if !ui.ranks().is_first() {
-            return follow(names, stage, &context);
+            return follow(names, stage, &context, ui);
         }
         let (todo, given) = match self.resumes(&set)? {
             Some(folder) => (reopen(names, folder, ui)?, Vec::new()),
@@ -214,6 +215,7 @@ fn follow<S: Stage>(
     names: &StageNames,
     stage: impl FnOnce(S::Config, &RunModels) -> Result<S>,
     context: &RunContext,
+    ui: &Ui,
 ) -> Result<Outcome<S::Report>>
 where
     S::Config: DeserializeOwned + Check,
@@ -230,7 +232,7 @@ where
         gptkit_train::stage::run(stage, claim, context)?
     } else {
         let run = Resumable::follow(&folder, verified(names))?;
-        let config = saved_config(names, &folder, &run)?;
+        let config = saved_config(names, &folder, &run, ui)?;
         gptkit_train::stage::resume(stage(config, &RunModels::Resumed)?, run, context)?
     };
     Err(outcome.summary.stop.map_or_else(|| RankEnds.into(), |stop| Stopped(stop).into()))
@@ -249,10 +251,10 @@ pub(crate) fn load_following<C: DeserializeOwned + Check>(
     ui: &Ui,
 ) -> Result<(String, C)> {
     if !presets::is_preset(given) {
-        return presets::load(given, &set);
+        return presets::load(given, &set, ui);
     }
     let (name, text) = presets::text(given)?;
-    let following = Following::new(names, (given, text), set, init);
+    let following = Following::new(names, (given, text), hub_names::in_settings(&set, ui)?, init);
     let config = presets::load_text(given, &following.text, &following.set)?;
     following.said.iter().for_each(|line| ui.say(line));
     Ok((name, config))
@@ -291,7 +293,7 @@ fn reopen<C: DeserializeOwned + Check>(stage: &StageNames, folder: &Path, ui: &U
         }
     }
     let run = Resumable::open(folder, verified(stage), ui)?;
-    Ok(Todo::Resume { config: saved_config(stage, folder, &run)?, run })
+    Ok(Todo::Resume { config: saved_config(stage, folder, &run, ui)?, run })
 }
 
 /// Sections of the settings that a run compares with what it began with when it is resumed.
@@ -303,9 +305,9 @@ fn verified(stage: &StageNames) -> &'static [&'static str] {
 ///
 /// # Errors
 /// When they are not sound.
-fn saved_config<C: DeserializeOwned + Check>(stage: &StageNames, folder: &Path, run: &Resumable) -> Result<C> {
+fn saved_config<C: DeserializeOwned + Check>(stage: &StageNames, folder: &Path, run: &Resumable, ui: &Ui) -> Result<C> {
     let path = folder.join("config.toml");
-    let load = |set: &[String]| presets::load::<C>(&path.to_string_lossy(), set);
+    let load = |set: &[String]| presets::load::<C>(&path.to_string_lossy(), set, ui);
     let Some((section, kept)) = stage.records else { return Ok(load(&run.settings())?.1) };
     // The sources of the records may be gone: the run keeps its own copy.
     let own = format!("{section}.sources=[{}]", quoted(&folder.join(kept).to_string_lossy()));

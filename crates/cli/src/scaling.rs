@@ -52,14 +52,14 @@ impl ScalingCommand {
                         .hint(format!("start one with gptkit scaling --out {}", shell(folder)))
                         .into());
                 }
-                let config = reopened(&path.to_string_lossy())?;
+                let config = reopened(&path.to_string_lossy(), ui)?;
                 let device = self.run.device()?;
                 let outcome = gptkit_scaling::resume(&config, folder, self.budget, &self.run.context(&device, ui))?;
                 (outcome, folder.to_owned())
             }
             None => {
                 set.extend(self.run.settings());
-                let (name, config) = presets::load::<ScalingConfig>(&self.config.config, &set)?;
+                let (name, config) = presets::load::<ScalingConfig>(&self.config.config, &set, ui)?;
                 let folder = match self.run.out() {
                     None => gptkit_scaling::begin(claim_numbered(Path::new("runs"), &name)?, &config, ui)?,
                     Some(out) if gptkit_scaling::is_of(out, &config)? => {
@@ -91,8 +91,8 @@ impl ScalingCommand {
 
 /// The family's own configuration. Its text may be gone where members know the shards that they were trained on: then it has
 /// no sources.
-fn reopened(path: &str) -> Result<ScalingConfig> {
-    let load = |set: &[String]| presets::load::<ScalingConfig>(path, set);
+fn reopened(path: &str, ui: &Ui) -> Result<ScalingConfig> {
+    let load = |set: &[String]| presets::load::<ScalingConfig>(path, set, ui);
     let without_text = |e| {
         let (_, mut config) = load(&["data={}", "tokenizer={}"].map(str::to_owned)).map_err(|_| e)?;
         config.data.sources.clear();

@@ -24,6 +24,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+/// Port of the server unless another is given.
+pub(crate) const DEFAULT_PORT: u16 = 8000;
+
 /// Serve models over HTTP, with OpenAI's API
 ///
 /// Every client of that API can use the models: the official packages, LangChain, Open WebUI, curl. The same request with
@@ -44,7 +47,7 @@ pub(crate) struct ServeCommand {
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     host: IpAddr,
     /// Port to listen on; 0 takes a free one
-    #[arg(long, default_value_t = 8000)]
+    #[arg(long, default_value_t = DEFAULT_PORT)]
     port: u16,
     /// File with the keys that clients must send, one per line: KEY, or KEY NAME, or KEY NAME ROLE, where the role is
     /// user, labeler or admin

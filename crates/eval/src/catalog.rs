@@ -1,4 +1,4 @@
-//! The built-in tasks: the files of `configs/tasks/`, embedded so that their names work anywhere; and the short form in which
+//! The built-in tasks: the files of `crates/eval/tasks/`, embedded so that their names work anywhere; and the short form in which
 //! a task and its records are named.
 
 use crate::records::RecordSource;
@@ -13,7 +13,7 @@ macro_rules! tasks {
     ($($name:literal),* $(,)?) => {
         /// Name and text of every embedded file.
         pub const TASKS: &[(&str, &str)] =
-            &[$(($name, include_str!(concat!("../../../configs/tasks/", $name, ".toml")))),*];
+            &[$(($name, include_str!(concat!("../tasks/", $name, ".toml")))),*];
     };
 }
 
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn every_file_is_embedded_and_sound() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/tasks");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tasks");
         let stem = |entry: std::io::Result<std::fs::DirEntry>| {
             entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()
         };

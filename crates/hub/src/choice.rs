@@ -32,14 +32,17 @@ const DESCRIPTIONS: [&str; 17] = [
 const WEIGHTS: &str = "model.safetensors";
 /// The list of the files of weights that are split.
 const INDEX: &str = "model.safetensors.index.json";
+/// The card of a model. `push` writes its own.
+const CARD: &str = "README.md";
 /// The weights of adapters.
 const ADAPTER: &str = "adapter_model.safetensors";
 /// Endings of files that run code when they are loaded.
 const PICKLES: [&str; 5] = [".bin", ".pt", ".pth", ".ckpt", ".pkl"];
 
-/// The files that describe a model and its tokenizer.
+/// The files that describe a model and its tokenizer, and the card, which states its license.
 pub fn descriptions(files: &[RemoteFile]) -> Vec<&RemoteFile> {
-    files.iter().filter(|file| DESCRIPTIONS.contains(&file.path.as_str()) || file.path == INDEX).collect()
+    let is_one = |path: &str| DESCRIPTIONS.contains(&path) || [INDEX, CARD].contains(&path);
+    files.iter().filter(|file| is_one(&file.path)).collect()
 }
 
 /// The weights of the model `name`, whose [`descriptions`] are in `folder`.

@@ -2,12 +2,12 @@
 
 use crate::cache::RepositoryCache;
 use crate::choice;
-use crate::client::{HubClient, Unreachable};
+use crate::client::{FailedAttempt, HubClient, Sent, Unreachable};
 use crate::download::{Download, damage};
 use crate::listing::{Listing, RemoteFile, is_safe};
 use crate::name::HubName;
 use crate::settings::HubSettings;
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use gptkit_data::disk;
 use gptkit_data::format::needed_bytes;
 use gptkit_data::progress::{Progress, Unit};
@@ -15,6 +15,10 @@ use std::path::{Path, PathBuf};
 
 /// Bytes of the disk that a download leaves free.
 const RESERVE: u64 = 64 << 20;
+/// Bytes of the largest description of an account.
+const LARGEST_ACCOUNT: u64 = 1 << 20;
+/// What to do when the hub cannot be reached.
+const NETWORK_HINT: &str = "check the network, HTTPS_PROXY and HF_ENDPOINT";
 
 /// A hub and the cache of its files.
 pub struct Hub<'a> {
@@ -165,6 +169,32 @@ impl<'a> Hub<'a> {
         Ok(())
     }
 
+    /// The account of the token; none without a token. Asks the hub once.
+    ///
+    /// # Errors
+    /// When the hub cannot be reached or refuses the token.
+    pub fn account(&self) -> Result<Option<String>> {
+        let endpoint = self.client.endpoint();
+        let answer = self.client.send(&format!("{endpoint}/api/whoami-v2"), Sent::Nothing, &[]);
+        let mut response = answer.map_err(|e| match e {
+            FailedAttempt::Final(error) | FailedAttempt::Temporary { error, .. } => {
+                anyhow!("{error:#}\n  hint: {NETWORK_HINT}")
+            }
+        })?;
+        let status = response.status();
+        ensure!(!status.is_server_error(), "{endpoint} fails ({status})\n  hint: try again later");
+        if !self.client.has_token() {
+            return Ok(None);
+        }
+        ensure!(
+            status.is_success(),
+            "{endpoint} refuses the token ({status})\n  hint: run `hf auth login`, or set HF_TOKEN to a valid token"
+        );
+        let body = response.body_mut().with_config().limit(LARGEST_ACCOUNT).read_to_string()?;
+        let name = serde_json::from_str::<serde_json::Value>(&body)?["name"].as_str().map(str::to_owned);
+        Ok(Some(name.with_context(|| format!("{endpoint} names no account"))?))
+    }
+
     /// The client, to upload with.
     pub(crate) fn client(&self) -> &HubClient {
         &self.client
@@ -194,8 +224,7 @@ impl<'a> Hub<'a> {
                 Ok(path)
             }
             None if error.chain().any(|cause| cause.is::<Unreachable>()) => {
-                let hint = "check the network, HTTPS_PROXY and HF_ENDPOINT";
-                Err(anyhow!("{error:#}\n  hint: {hint}"))
+                Err(anyhow!("{error:#}\n  hint: {NETWORK_HINT}"))
             }
             None => Err(error),
         }

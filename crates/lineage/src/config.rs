@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// Configuration of `gptkit lineage`; the file `configs/lineage.toml`.
+/// Configuration of `gptkit lineage`; the preset `lineage`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LineageConfig {
     /// One line that says what the configuration is for.

@@ -1,4 +1,4 @@
-//! The whole story, from raw text to a chatbot, as stages that are commands (configs/lineage.toml).
+//! The whole story, from raw text to a chatbot, as stages that are commands (the preset `lineage`).
 //!
 //! 1. [`config`]    which stages there are: names, chapters, commands
 //! 2. [`own`]       the user's own data, which replaces that of the built-in world

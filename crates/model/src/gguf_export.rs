@@ -8,6 +8,7 @@ use crate::gguf::{
 };
 use crate::heads::HeadDescription;
 use crate::layout::layout;
+use crate::license::license;
 use crate::load::{ModelFolder, end_tokens, load_config, load_model, ready_weights, stored_fingerprint};
 use crate::params::Params;
 use crate::stored::ReadyWeights;
@@ -172,6 +173,7 @@ pub fn export(folder: &Path, out: &Path, options: &ExportOptions) -> Result<Expo
     text("general.name", &options.name);
     text("gptkit.version", env!("CARGO_PKG_VERSION"));
     text("gptkit.weights", &stored_fingerprint(folder)?);
+    license(folder)?.iter().for_each(|(key, value)| text(key, value));
     for (key, size) in [
         (N_LAYER, config.n_layer),
         (CONTEXT, positions),

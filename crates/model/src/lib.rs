@@ -29,6 +29,7 @@
 //! - [`peft`]     what `adapter_config.json` says
 //! - [`adapter_folder`] folders of adapters, and their merge with the base model
 //! - [`mod@gguf`] models in GGUF files; [`gguf_export`] writes them, [`modelfile`] a description for Ollama beside them
+//! - [`mod@license`] the license that a model's card states
 //! - [`tensor_files`] tensors of safetensors files
 
 mod adapter_folder;
@@ -46,6 +47,7 @@ mod hf_config;
 pub mod init;
 pub mod input;
 pub mod layout;
+mod license;
 pub mod likelihood;
 pub mod load;
 pub mod lora;

@@ -34,7 +34,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Configuration of `gptkit train-rm`; a file `configs/rm-*.toml`.
+/// Configuration of `gptkit train-rm`; a preset `rm-*`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RewardConfig {
     /// One line that says what the configuration is for.

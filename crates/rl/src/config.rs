@@ -11,7 +11,7 @@ use gptkit_train::config::{OfEpisodes, TrainConfig, default_seed};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Configuration of `gptkit ppo`; a file `configs/ppo-*.toml`.
+/// Configuration of `gptkit ppo`; a preset `ppo-*`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PpoConfig {
     /// One line that says what the configuration is for.

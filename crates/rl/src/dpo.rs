@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Configuration of `gptkit dpo`; a file `configs/dpo-*.toml`.
+/// Configuration of `gptkit dpo`; a preset `dpo-*`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DpoConfig {
     /// One line that says what the configuration is for.

@@ -214,7 +214,7 @@ mod tests {
                     format!("prompts.validation={}", list(validation)),
                     "prompts.val_fraction=0.2".to_owned(),
                 ];
-                let preset = include_str!("../../../configs/ppo-small.toml");
+                let preset = include_str!("../../cli/presets/ppo-small.toml");
                 let config: PpoConfig = gptkit_config::load("ppo-small", preset, &set).unwrap();
                 encode_all(&config, &tokenizer, &Template::default_for_chat(), 400, folder.path(), &Silent).unwrap();
                 let [train, val] = FILES.map(|name| {

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// Configuration of `gptkit scaling`; a file `configs/scaling-*.toml`.
+/// Configuration of `gptkit scaling`; a preset `scaling-*`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ScalingConfig {
     /// One line that says what the configuration is for.

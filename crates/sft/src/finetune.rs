@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// Configuration of `gptkit finetune`; a file `configs/finetune-*.toml`.
+/// Configuration of `gptkit finetune`; a preset `finetune-*`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FinetuneConfig {
     /// One line that says what the configuration is for.

@@ -33,7 +33,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Configuration of `gptkit sft`; a file `configs/sft-*.toml`.
+/// Configuration of `gptkit sft`; a preset `sft-*`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SftConfig {
     /// One line that says what the configuration is for.
@@ -385,7 +385,7 @@ mod tests {
     /// Ouyang et al. 2022: some 13,000 demonstrations, 16 epochs, 32 a batch.
     #[test]
     fn the_papers_preset_makes_the_papers_number_of_updates_at_any_length() {
-        let text = include_str!("../../../configs/sft-instructgpt.toml");
+        let text = include_str!("../../cli/presets/sft-instructgpt.toml");
         let config: SftConfig = gptkit_config::load("sft-instructgpt", text, &[]).unwrap();
         for mean_tokens in [40, 128, 700, 2000] {
             assert_eq!(Schedule::new(&config.train, mean_tokens, 13_000).n_steps(), 6_500);

@@ -268,6 +268,7 @@ impl HubState {
             ("POST", Some(rest)) if rest.contains("/commit/") => self.commit(rest, &request.body),
             ("POST", None) if path.ends_with("/info/lfs/objects/batch") => self.batch(&request.body),
             ("POST", None) if path == "/complete" || path == "/verify" => (200, Vec::new(), Vec::new()),
+            ("GET", Some("whoami-v2")) => answered(&json!({ "name": "tester" })),
             ("GET", Some(rest)) => match rest.split_once("/revision/").or_else(|| rest.split_once("/tree/")) {
                 None => refused(404, "RepoNotFound"),
                 Some((name, revision)) => match self.find(name, revision) {

@@ -3,15 +3,42 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Memory in bytes; none where the system does not say.
+#[derive(Debug, Clone, Copy)]
+pub struct MachineMemory {
+    /// All memory of the machine.
+    pub total: Option<u64>,
+    /// The smallest limit of the control groups that the process is in; a container has one.
+    pub group_limit: Option<u64>,
+    /// Memory of the machine that programs may still take.
+    pub available: Option<u64>,
+}
+
+impl MachineMemory {
+    /// The memory now.
+    pub fn read() -> Self {
+        let mut system = sysinfo::System::new();
+        system.refresh_memory();
+        let read = |path: &Path| fs::read_to_string(path).ok();
+        // Without /proc the total is 0, and it is found elsewhere.
+        let known = |bytes: u64| Some(bytes).filter(|&bytes| bytes > 0);
+        Self {
+            total: known(system.total_memory()).or_else(|| of_nodes(&read)),
+            group_limit: group_limit(&read),
+            available: known(system.available_memory()),
+        }
+    }
+
+    /// Memory that processes here may use.
+    pub fn usable(&self) -> u64 {
+        [self.total, self.group_limit].into_iter().flatten().min().unwrap_or(u64::MAX)
+    }
+}
+
 /// Bytes of memory that processes here may use: the machine's, or the smallest limit of the control groups that the
 /// process is in.
 pub fn memory() -> u64 {
-    let mut system = sysinfo::System::new();
-    system.refresh_memory();
-    let read = |path: &Path| fs::read_to_string(path).ok();
-    // Without /proc the total is 0, and it is found elsewhere.
-    let whole = Some(system.total_memory()).filter(|&bytes| bytes > 0).or_else(|| of_nodes(&read));
-    [whole, group_limit(&read)].into_iter().flatten().min().unwrap_or(u64::MAX)
+    MachineMemory::read().usable()
 }
 
 /// The memory of all NUMA nodes, as Linux lists them below `/sys`.

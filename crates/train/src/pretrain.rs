@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Configuration of `gptkit pretrain`; a file of `configs/`.
+/// Configuration of `gptkit pretrain`; a preset of `gptkit pretrain`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PretrainConfig {
     /// One line that says what the configuration is for.

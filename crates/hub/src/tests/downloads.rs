@@ -14,7 +14,7 @@ fn a_model_is_downloaded_once_into_the_cache_of_huggingface_hub() {
     assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), weights());
     let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["config.json", "model.safetensors", "tokenizer.json"]);
+    assert_eq!(names, ["README.md", "config.json", "model.safetensors", "tokenizer.json"]);
     let blob = hash_of(&weights(), true);
     let target = fs::read_link(folder.join("model.safetensors")).unwrap();
     assert_eq!(target.to_str().unwrap(), format!("../../blobs/{blob}"));
@@ -23,7 +23,7 @@ fn a_model_is_downloaded_once_into_the_cache_of_huggingface_hub() {
     assert!(!scene.at(&format!("models--a--b/blobs/{blob}.incomplete")).exists());
     assert!(scene.notes.all().contains("task: model.safetensors of a/b Some(200000)"), "{}", scene.notes.all());
     let lines = |scene: &HubScene| scene.hub.seen().into_iter().map(|seen| seen.line).collect::<Vec<_>>();
-    assert_eq!(lines(&scene).iter().filter(|line| line.contains("resolve")).count(), 3);
+    assert_eq!(lines(&scene).iter().filter(|line| line.contains("resolve")).count(), 4);
     scene.model("a/b").unwrap();
     assert!(lines(&scene).iter().all(|line| line.contains("/api/")), "nothing is downloaded twice");
     scene.model(&format!("a/b@{COMMIT}")).unwrap();
