@@ -10,7 +10,7 @@ on 4. One rank is killed at random moments, the run is resumed on the other numb
 """
 import argparse, json, os, pathlib, random, re, shutil, signal, subprocess, sys, tempfile, time
 
-MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--mca", "odls_base_sigkill_timeout", "60"]
+MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--mca", "odls_base_sigkill_timeout", "5"]
 TINY = "--set model.n_layer=2 --set model.d_model=32 --set model.n_head=2 --set model.context=128".split()
 PASSED = []
 
