@@ -120,11 +120,21 @@ impl Ranks {
     ///
     /// # Errors
     /// The first one of `f`, or as [`Ranks::gather`].
-    pub fn share_out<T: Pod>(&self, n: usize, mut f: impl FnMut(usize) -> Result<T>) -> Result<Vec<T>> {
+    pub fn share_out<T: Pod>(&self, n: usize, f: impl FnMut(usize) -> Result<Vec<T>>) -> Result<Vec<Vec<T>>> {
         let (rank, size) = (self.rank(), self.size());
-        let own = (rank..n).step_by(size).map(&mut f).collect::<Result<Vec<T>>>()?;
-        let all = self.gather(&own)?;
-        Ok((0..n).map(|i| all[i % size][i / size]).collect())
+        let own = (rank..n).step_by(size).map(f).collect::<Result<Vec<Vec<T>>>>()?;
+        if self.is_alone() {
+            return Ok(own);
+        }
+        let lengths: Vec<u64> = own.iter().map(|one| one.len() as u64).collect();
+        let (lengths, all) = (self.gather(&lengths)?, self.gather(&own.concat())?);
+        let mut left: Vec<&[T]> = all.iter().map(Vec::as_slice).collect();
+        let next = |i: usize| {
+            let (one, rest) = left[i % size].split_at(lengths[i % size][i / size] as usize);
+            left[i % size] = rest;
+            one.to_vec()
+        };
+        Ok((0..n).map(next).collect())
     }
 }
 
@@ -137,11 +147,14 @@ mod tests {
         for size in [1, 2, 4, 8] {
             let found = thread_ranks(size, |ranks| {
                 let own: Vec<u32> = (0..ranks.rank() as u32).collect();
-                (ranks.rank(), ranks.gather(&own).unwrap(), ranks.share_out(5, |i| Ok(i as u64 * 7)).unwrap())
+                (ranks.rank(), ranks.gather(&own).unwrap(), ranks.share_out(5, |i| Ok(vec![7; i])).unwrap())
             });
             let expected: Vec<Vec<u32>> = (0..size as u32).map(|rank| (0..rank).collect()).collect();
             for (rank, (own, gathered, shared)) in found.into_iter().enumerate() {
-                assert_eq!((own, &gathered, shared), (rank, &expected, vec![0, 7, 14, 21, 28]));
+                assert_eq!(
+                    (own, &gathered, shared),
+                    (rank, &expected, (0..5).map(|i| vec![7u64; i]).collect::<Vec<_>>())
+                );
             }
         }
     }

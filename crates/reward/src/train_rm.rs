@@ -283,8 +283,14 @@ impl Validate for Comparing {
         batch.iter().flat_map(|group| &group.sequences).map(|sequence| sequence.len() as u64).sum()
     }
 
-    fn validate(&self, batches: &[Vec<Group>]) -> Result<Validation> {
-        let judged = rewards_of(&self.model, batches.iter().map(Vec::as_slice))?;
+    /// The rewards of the answers.
+    fn outputs(&self, batch: &Vec<Group>) -> Result<Vec<f32>> {
+        Ok(self.model.of_groups(batch, Pass::Eval)?.to_vec1()?)
+    }
+
+    fn conclude(&self, batches: &[Vec<Group>], outputs: &[Vec<f32>]) -> Result<Validation> {
+        let judged: Vec<RankedPrompt> =
+            batches.iter().zip(outputs).flat_map(|(batch, rewards)| ranked(batch, rewards)).collect();
         let report = RewardReport::of(&judged, 0.5).context("the validation set has no pairs")?;
         let scores = BTreeMap::from([("accuracy".to_owned(), report.accuracy.value)]);
         Ok(Validation::new(report.loss, scores))
@@ -295,8 +301,13 @@ impl Validate for Comparing {
 fn rewards_of<'a>(model: &RewardModel, batches: impl IntoIterator<Item = &'a [Group]>) -> Result<Vec<RankedPrompt>> {
     let mut judged = Vec::new();
     for batch in batches {
-        let mut rewards = model.of_groups(batch, Pass::Eval)?.to_vec1::<f32>()?.into_iter();
-        judged.extend(batch.iter().map(|group| RankedPrompt::new(group, rewards.by_ref().take(group.len()).collect())));
+        judged.extend(ranked(batch, &model.of_groups(batch, Pass::Eval)?.to_vec1()?));
     }
     Ok(judged)
+}
+
+/// The groups of `batch` with their `rewards`, which follow each other.
+fn ranked(batch: &[Group], rewards: &[f32]) -> Vec<RankedPrompt> {
+    let mut rewards = rewards.iter().copied();
+    batch.iter().map(|group| RankedPrompt::new(group, rewards.by_ref().take(group.len()).collect())).collect()
 }

@@ -249,7 +249,8 @@ impl Stage for Dpo {
         let [train, val] = FILES.map(|name| run.join(name));
         let longer_won = Groups::open(&train, config.seed, Compared::of)?.longer_wins;
         let batches = Groups::open(&val, 0, Compared::of)?.records.all(config.train.micro_batch(), usize::MAX);
-        let learned = best.learned(batches.iter().map(Vec::as_slice), longer_won)?;
+        let rewards = batches.iter().map(|batch| best.outputs(batch)).collect::<Result<Vec<_>>>()?;
+        let learned = best.learned(&batches, &rewards, longer_won);
         if let Some(learned) = &learned {
             gptkit_data::disk::write_json(&run.join(SCORES), learned)?;
         }
@@ -284,31 +285,26 @@ impl Preferring {
         implied_rewards(&policy, reference, self.beta)
     }
 
-    /// What is learned of `batches`, when `longer_won` is how often the longer of two was preferred in training; nothing
-    /// when no pair is told apart.
-    fn learned<'a>(
-        &self,
-        batches: impl IntoIterator<Item = &'a [Compared]>,
-        longer_won: f64,
-    ) -> Result<Option<Learned>> {
+    /// What is learned of `batches`, whose implied rewards are `rewards`, when `longer_won` is how often the longer of two was
+    /// preferred in training; nothing when no pair is told apart.
+    fn learned(&self, batches: &[Vec<Compared>], rewards: &[Vec<f32>], longer_won: f64) -> Option<Learned> {
         let mut judged = Vec::new();
-        for batch in batches {
-            let mut rewards = self.rewards(batch, Pass::Eval)?.to_vec1::<f32>()?.into_iter();
+        for (batch, rewards) in batches.iter().zip(rewards) {
+            let mut rewards = rewards.iter().copied();
             judged.extend(
                 batch.iter().map(|Compared { group, .. }| {
                     RankedPrompt::new(group, rewards.by_ref().take(group.len()).collect())
                 }),
             );
         }
-        Ok(RewardReport::of(&judged, longer_won).map(|report| {
-            let (chosen, rejected) = (report.chosen.mean, report.rejected.mean);
-            Learned {
-                margin: chosen - rejected,
-                chosen_log_ratio: chosen / self.beta,
-                rejected_log_ratio: rejected / self.beta,
-                report,
-            }
-        }))
+        let report = RewardReport::of(&judged, longer_won)?;
+        let (chosen, rejected) = (report.chosen.mean, report.rejected.mean);
+        Some(Learned {
+            margin: chosen - rejected,
+            chosen_log_ratio: chosen / self.beta,
+            rejected_log_ratio: rejected / self.beta,
+            report,
+        })
     }
 }
 
@@ -332,8 +328,13 @@ impl Validate for Preferring {
         batch.iter().flat_map(|one| &one.group.sequences).map(|sequence| sequence.len() as u64).sum()
     }
 
-    fn validate(&self, batches: &[Vec<Compared>]) -> Result<Validation> {
-        let learned = self.learned(batches.iter().map(Vec::as_slice), 0.5)?;
+    /// The rewards that the policy implies.
+    fn outputs(&self, batch: &Vec<Compared>) -> Result<Vec<f32>> {
+        Ok(self.rewards(batch, Pass::Eval)?.to_vec1()?)
+    }
+
+    fn conclude(&self, batches: &[Vec<Compared>], outputs: &[Vec<f32>]) -> Result<Validation> {
+        let learned = self.learned(batches, outputs, 0.5);
         let Learned { report, margin, chosen_log_ratio, rejected_log_ratio } =
             learned.context("the validation set has no pairs")?;
         let scores = [
@@ -354,6 +355,7 @@ mod tests {
     use candle_core::{Device, Var};
     use gptkit_model::{Kind, ModelConfig, Params, Weights};
     use gptkit_ops::Precision;
+    use gptkit_ranks::ALONE;
     use gptkit_testing::{assert_close, golden_cases, narrow, numbers};
     use serde_json::json;
 
@@ -519,7 +521,7 @@ mod tests {
             let batch = compared(groups(), &policy.policy);
             let loss = policy.loss(&batch, 0..batch.len(), TRAIN).unwrap().0.to_scalar::<f32>().unwrap();
             assert!((loss - 2f32.ln()).abs() < 1e-5, "{kind:?}: {loss}");
-            let Validation { loss, scores, .. } = policy.validate(&[batch]).unwrap();
+            let Validation { loss, scores, .. } = policy.validate(&[batch], &ALONE).unwrap();
             assert!((loss.unwrap() - 2f64.ln()).abs() < 1e-5, "{kind:?}: {loss:?}");
             for name in ["margin", "chosen_log_ratio", "rejected_log_ratio"] {
                 assert!(scores[name].abs() < 1e-4, "{kind:?} {name}: {}", scores[name]);
@@ -542,7 +544,7 @@ mod tests {
             }
         }
         let Validation { loss, scores, chosen_by, .. } =
-            policy.validate(&[batch[..1].to_vec(), batch[1..].to_vec()]).unwrap();
+            policy.validate(&[batch[..1].to_vec(), batch[1..].to_vec()], &ALONE).unwrap();
         assert_eq!(loss, chosen_by);
         assert!((loss.unwrap() - by_hand(&policy.policy, &batch)).abs() < 1e-5);
         for (name, want) in [

@@ -6,7 +6,9 @@ use crate::config::PpoConfig;
 use crate::doctor::{Doctor, HealthMetrics, explained_variance, score_length_correlation};
 use crate::policy::{Minibatch, Policy, PolicyOutput, PpoMetrics, Values};
 use crate::prompts::Prompt;
-use crate::rollout::{Ends, Episode, Rewarder, Sampler, answers_of, assign_rewards, batches, scores, split_among};
+use crate::rollout::{
+    Ends, Episode, Rewarder, Sampler, answers_of, assign_rewards, batches, scores, shared_out, split_among,
+};
 use crate::shaping::ShapingConfig;
 use anyhow::{Context, Result, ensure};
 use gptkit_data::batch::{Batch, Windows};
@@ -17,7 +19,8 @@ use gptkit_rng::order::{Order, shuffled};
 use gptkit_train::config::Recompute;
 use gptkit_train::ema::Ema;
 use gptkit_train::guard::{Guard, spike_message};
-use gptkit_train::objective::{BatchSums, Update};
+use gptkit_train::language_modeling::mean_loss;
+use gptkit_train::objective::{BatchSums, Update, Validate};
 use gptkit_train::schedule::Step;
 use gptkit_train::trainer::Trainer;
 use serde::{Deserialize, Serialize};
@@ -162,15 +165,19 @@ impl Ppo {
     fn answer(
         &self,
         prompts: &[Prompt],
-        numbers: (u64, u32),
+        (seed, first): (u64, u32),
         greedy: bool,
         task: &dyn ProgressTask,
     ) -> Result<Vec<Episode>> {
         let sampler = Sampler { tokenizer: &self.tokenizer, ends: &self.ends, config: &self.config.rollout };
         let (done, all) = (Cell::new(0), prompts.len());
-        sampler.answer(self.policy.objective().gpt(), prompts, numbers, greedy, &|| {
+        let on_done = || {
             done.set(done.get() + 1);
             task.show(&format!("generating answers: {} of {all}", done.get()));
+        };
+        shared_out(prompts, self.policy.ranks(), |own| {
+            let numbers = (seed, first + own.start as u32);
+            sampler.answer(self.policy.objective().gpt(), &prompts[own], numbers, greedy, &on_done)
         })
     }
 
@@ -301,7 +308,8 @@ impl Ppo {
     /// not cut into micro-batches, and values do not learn in between, which would work beside what the pass keeps.
     fn first_update(&self, n: usize, step: &Step) -> Option<MinibatchRows> {
         let first = self.minibatches(n, step, 0).into_iter().next()?;
-        let whole = first.chosen.len() <= self.config.train.micro_batch();
+        let train = &self.config.train;
+        let whole = first.chosen.len() <= train.micro_batch() && train.shards() == 1;
         (whole && !self.warms_values_up(step)).then_some(first)
     }
 
@@ -457,7 +465,9 @@ impl Ppo {
         }
         if let Some(text) = self.text.as_ref().filter(|text| !text.validation.is_empty()) {
             task.show("evaluating the pretraining text");
-            let loss = self.policy.objective().language.mean_loss(&text.validation)?;
+            let language = &self.policy.objective().language;
+            let losses = text.validation.iter().map(|batch| language.outputs(batch)).collect::<Result<Vec<_>>>()?;
+            let loss = mean_loss(&text.validation, &losses);
             found.insert("text/loss".to_owned(), loss);
         }
         Ok(PpoEvaluation { figures: found, reward })

@@ -13,8 +13,10 @@ use gptkit_model::Gpt;
 use gptkit_model::generate::{Completion, Finish, GenerationOptions, LateEnds};
 use gptkit_model::generate_batch::{BatchRequest, generate_batch};
 use gptkit_model::sampler::Sampling;
+use gptkit_ranks::Ranks;
 use gptkit_reward::model::RewardModel;
-use std::ops::ControlFlow;
+use serde::{Deserialize, Serialize};
+use std::ops::{ControlFlow, Range};
 
 /// A prompt, its answer, and what each token of that was worth. Lists have a number for each token of the answer.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -170,19 +172,74 @@ impl Sampler<'_> {
     }
 }
 
+/// What a policy answered, as ranks tell each other.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct SampledAnswer {
+    tokens: Vec<u32>,
+    text: String,
+    ended: bool,
+    /// The bits of the log-probabilities of the tokens.
+    log_probs: Vec<u32>,
+}
+
+impl SampledAnswer {
+    fn of(episode: &Episode) -> Self {
+        Self {
+            tokens: episode.answer.said().to_vec(),
+            text: episode.text.clone(),
+            ended: episode.ended,
+            log_probs: episode.sampling_log_probs.iter().map(|x| x.to_bits()).collect(),
+        }
+    }
+
+    /// The episode that begins with `prompt`.
+    fn episode(self, prompt: &Prompt) -> Episode {
+        let tokens = prompt.tokens.iter().copied().chain(self.tokens).collect();
+        Episode {
+            answer: Answer { tokens, prompt: prompt.tokens.len() },
+            ended: self.ended,
+            sampling_log_probs: self.log_probs.into_iter().map(f32::from_bits).collect(),
+            gold: prompt.instruction().map(|instruction| instruction.gold(&self.text)),
+            text: self.text,
+            ..Episode::default()
+        }
+    }
+}
+
 fn episode(prompt: &Prompt, completion: Completion, configured_end: Option<u32>) -> Episode {
     let Completion { mut text, tokens, log_probs, end, finish } = completion;
     // A period ends a sentence and is said; a special token is not.
     text.extend(end.iter().filter(|end| Some(end.id) == configured_end).map(|end| end.token.as_str()));
-    let said = tokens.into_iter().chain(end.iter().map(|end| end.id));
-    Episode {
-        answer: Answer { tokens: prompt.tokens.iter().copied().chain(said).collect(), prompt: prompt.tokens.len() },
-        ended: finish == Finish::EndOfText,
-        sampling_log_probs: log_probs.iter().chain(&end).map(|one| one.log_prob).collect(),
-        gold: prompt.instruction().map(|instruction| instruction.gold(&text)),
+    let answer = SampledAnswer {
+        tokens: tokens.into_iter().chain(end.iter().map(|end| end.id)).collect(),
         text,
-        ..Episode::default()
+        ended: finish == Finish::EndOfText,
+        log_probs: log_probs.iter().chain(&end).map(|one| one.log_prob.to_bits()).collect(),
+    };
+    answer.episode(prompt)
+}
+
+/// The answers to all `prompts`, of which each of `ranks` has sampled some: `sample` samples those of a range.
+///
+/// # Errors
+/// The one of `sample`, or when a rank has ended or does not answer.
+pub(crate) fn shared_out(
+    prompts: &[Prompt],
+    ranks: &Ranks,
+    sample: impl FnOnce(Range<usize>) -> Result<Vec<Episode>>,
+) -> Result<Vec<Episode>> {
+    let part = |rank: usize| prompts.len() * rank / ranks.size();
+    let own = part(ranks.rank())..part(ranks.rank() + 1);
+    let episodes = if own.is_empty() { Vec::new() } else { sample(own)? };
+    if ranks.is_alone() {
+        return Ok(episodes);
     }
+    let answers: Vec<SampledAnswer> = episodes.iter().map(SampledAnswer::of).collect();
+    let mut all = Vec::new();
+    for told in ranks.gather(&serde_json::to_vec(&answers)?)? {
+        all.extend(serde_json::from_slice::<Vec<SampledAnswer>>(&told)?);
+    }
+    Ok(all.into_iter().zip(prompts).map(|(answer, prompt)| answer.episode(prompt)).collect())
 }
 
 /// The score that `rewarder` gives each of `episodes`.

@@ -5,7 +5,7 @@
 
 use crate::labeled::Example;
 use crate::scores::{Confusion, mean_squared_error};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::{D, Tensor};
 use gptkit_data::task::TaskKind;
 use gptkit_model::{ClassHead, Gpt, Input, Pass};
@@ -106,8 +106,7 @@ impl Classifier {
         let mut tally = Tally::new(self.task, &self.labels);
         for batch in batches {
             let (scores, loss) = self.judge(batch)?;
-            tally.loss += loss * batch.len() as f64;
-            batch.iter().zip(&scores).for_each(|(example, scores)| tally.add(example.truth, scores));
+            tally.add_batch(batch, loss, scores.iter().map(Vec::as_slice));
         }
         Ok(tally.report())
     }
@@ -158,8 +157,20 @@ impl Validate for Classifier {
         batch.iter().map(|example| example.n_tokens() as u64).sum()
     }
 
-    fn validate(&self, batches: &[Vec<Example>]) -> Result<Validation> {
-        let report = self.measure(batches.iter().map(Vec::as_slice))?;
+    /// The mean loss, and the scores of each example.
+    fn outputs(&self, batch: &Vec<Example>) -> Result<Vec<f32>> {
+        let (scores, loss) = self.judge(batch)?;
+        Ok(std::iter::once(loss as f32).chain(scores.into_iter().flatten()).collect())
+    }
+
+    fn conclude(&self, batches: &[Vec<Example>], outputs: &[Vec<f32>]) -> Result<Validation> {
+        let mut tally = Tally::new(self.task, &self.labels);
+        for (batch, outputs) in batches.iter().zip(outputs) {
+            let (loss, scores) = outputs.split_first().context("a batch has no loss")?;
+            let scores = scores.chunks_exact((scores.len() / batch.len().max(1)).max(1));
+            tally.add_batch(batch, f64::from(*loss), scores);
+        }
+        let report = tally.report();
         let (chosen_by, criterion) = (Some(report.chosen_by()), report.criterion());
         Ok(Validation { loss: Some(report.loss), scores: report.scores, chosen_by, criterion })
     }
@@ -201,6 +212,12 @@ impl<'a> Tally<'a> {
     pub(crate) fn new(task: TaskKind, labels: &'a [String]) -> Self {
         let (counts, truths, predictions) = Default::default();
         Self { task, labels, counts, truths, predictions, choices: 0, n: 0, loss: 0.0 }
+    }
+
+    /// Adds examples with their mean `loss` and the scores of each.
+    fn add_batch<'b>(&mut self, batch: &[Example], loss: f64, scores: impl Iterator<Item = &'b [f32]>) {
+        self.loss += loss * batch.len() as f64;
+        batch.iter().zip(scores).for_each(|(example, scores)| self.add(example.truth, scores));
     }
 
     pub(crate) fn add(&mut self, truth: u32, scores: &[f32]) {

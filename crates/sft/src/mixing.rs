@@ -5,8 +5,9 @@ use anyhow::Result;
 use candle_core::Tensor;
 use gptkit_data::batch::Batch;
 use gptkit_model::{Gpt, Pass};
-use gptkit_train::language_modeling::LanguageModeling;
+use gptkit_train::language_modeling::{LanguageModeling, mean_loss};
 use gptkit_train::objective::{Objective, Validate, Validation};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// (1 − share) · the mean loss over the trained tokens of the demonstrations + share · the mean loss over the tokens of the
@@ -65,9 +66,13 @@ impl Validate for Mixing {
     }
 
     /// Of the demonstrations alone.
-    fn validate(&self, batches: &[DemonstrationBatch]) -> Result<Validation> {
-        let dialogues: Vec<Batch> = batches.iter().map(|batch| batch.dialogues.clone()).collect();
-        self.language.validate(&dialogues)
+    fn outputs(&self, batch: &DemonstrationBatch) -> Result<Vec<f32>> {
+        self.language.outputs(&batch.dialogues)
+    }
+
+    fn conclude(&self, batches: &[DemonstrationBatch], outputs: &[Vec<f32>]) -> Result<Validation> {
+        let loss = mean_loss(batches.iter().map(|batch| &batch.dialogues), outputs);
+        Ok(Validation::new(loss, BTreeMap::new()))
     }
 
     fn writer(&self) -> Option<&Gpt> {

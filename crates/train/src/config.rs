@@ -339,7 +339,7 @@ impl TrainConfig {
         let sound = self.shards().is_power_of_two();
         problems.require(sound, "shards", "must be a power of two", "use, for instance, 4, or the number of ranks");
         let n_micro = self.batch_size / micro.max(1);
-        if sound && self.shards() > n_micro {
+        if sound && self.shards() > n_micro.max(1) {
             let what = format!("must not exceed the {n_micro} micro-batches of a batch");
             let most = self.batch_size / self.shards();
             let hint = match most {

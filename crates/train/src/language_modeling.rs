@@ -49,27 +49,25 @@ impl Validate for LanguageModeling {
         batch.tokens.len() as u64
     }
 
-    fn validate(&self, batches: &[Batch]) -> Result<Validation> {
-        let loss = self.mean_loss(batches)?;
-        Ok(Validation::new(loss, BTreeMap::new()))
+    /// The mean loss over the targets.
+    fn outputs(&self, batch: &Batch) -> Result<Vec<f32>> {
+        Ok(vec![self.weighted(batch, 0..batch.rows, Pass::Eval, 1.0)?.to_scalar()?])
+    }
+
+    fn conclude(&self, batches: &[Batch], outputs: &[Vec<f32>]) -> Result<Validation> {
+        Ok(Validation::new(mean_loss(batches, outputs), BTreeMap::new()))
     }
 }
 
-impl LanguageModeling {
-    /// Mean loss over the targets of `batches`, nats a token, without dropout.
-    ///
-    /// # Errors
-    /// As [`Objective::loss`].
-    pub fn mean_loss(&self, batches: &[Batch]) -> Result<f64> {
-        let (mut sum, mut n) = (0.0, 0);
-        for batch in batches {
-            let here = counted(&batch.targets);
-            let loss = self.weighted(batch, 0..batch.rows, Pass::Eval, 1.0)?.to_scalar::<f32>()?;
-            sum += f64::from(loss) * here as f64;
-            n += here;
-        }
-        Ok(sum / n.max(1) as f64)
+/// Mean loss over the targets of `batches`, nats a token, from the losses of each.
+pub fn mean_loss<'a>(batches: impl IntoIterator<Item = &'a Batch>, losses: &[Vec<f32>]) -> f64 {
+    let (mut sum, mut n) = (0.0, 0);
+    for (batch, loss) in batches.into_iter().zip(losses) {
+        let here = counted(&batch.targets);
+        sum += loss.iter().map(|&loss| f64::from(loss)).sum::<f64>() * here as f64;
+        n += here;
     }
+    sum / n.max(1) as f64
 }
 
 /// Language modeling of a mixture of sources: the validation loss is the mean of the sources' losses by their weights in the
@@ -116,14 +114,19 @@ impl Validate for Mixture {
         self.objective.n_tokens(batch)
     }
 
+    fn outputs(&self, batch: &Batch) -> Result<Vec<f32>> {
+        self.objective.outputs(batch)
+    }
+
     /// The loss of each source is a separate score if there are several.
-    fn validate(&self, batches: &[Batch]) -> Result<Validation> {
-        let mut left = batches;
+    fn conclude(&self, batches: &[Batch], outputs: &[Vec<f32>]) -> Result<Validation> {
+        let mut left = (batches, outputs);
         let mut losses = Vec::new();
         for source in &self.sources {
-            let (own, rest) = left.split_at(source.n_batches.min(left.len()));
-            left = rest;
-            losses.push((source, self.objective.mean_loss(own)?));
+            let n = source.n_batches.min(left.0.len());
+            let ((own, batches), (own_outputs, outputs)) = (left.0.split_at(n), left.1.split_at(n));
+            left = (batches, outputs);
+            losses.push((source, mean_loss(own, own_outputs)));
         }
         let loss = weighted_mean(losses.iter().map(|(source, loss)| (source.weight, *loss)));
         let scores = match losses.len() {
@@ -184,6 +187,7 @@ mod tests {
     use super::*;
     use candle_core::Device;
     use gptkit_model::{ModelConfig, Params};
+    use gptkit_ranks::ALONE;
 
     #[test]
     fn a_mixture_is_validated_by_its_weights_and_by_source() {
@@ -201,16 +205,18 @@ mod tests {
         let batch = |token: u32, rows: usize| Batch::windows(4, vec![token; 4 * rows], vec![(token + 1) % 7; 4 * rows]);
         // Three batches of the first source, one of the second.
         let batches = [batch(1, 2), batch(1, 2), batch(2, 1), batch(5, 1)];
-        let alone = |range: Range<usize>| LanguageModeling { model: model() }.mean_loss(&batches[range]).unwrap();
+        let alone = |range: Range<usize>| {
+            LanguageModeling { model: model() }.validate(&batches[range], &ALONE).unwrap().loss.unwrap()
+        };
         let (a, b) = (alone(0..3), alone(3..4));
         assert!((a - b).abs() > 0.1, "{a} {b}");
         let source = |name: &str, weight, n_batches| HeldOutSource { name: name.to_owned(), weight, n_batches };
         let mixture = Mixture::new(model(), vec![source("a", 1.0, 3), source("b", 3.0, 1)]);
-        let found = mixture.validate(&batches).unwrap();
+        let found = mixture.validate(&batches, &ALONE).unwrap();
         assert!((found.loss.unwrap() - (0.25 * a + 0.75 * b)).abs() < 1e-9, "{found:?}");
         assert_eq!(found.chosen_by, found.loss);
         assert_eq!(found.scores, BTreeMap::from([("loss/a".to_owned(), a), ("loss/b".to_owned(), b)]));
-        let one = Mixture::new(model(), vec![source("a", 1.0, 4)]).validate(&batches).unwrap();
+        let one = Mixture::new(model(), vec![source("a", 1.0, 4)]).validate(&batches, &ALONE).unwrap();
         assert_eq!((one.loss, one.scores.len()), (Some(alone(0..4)), 0));
     }
 }

@@ -179,7 +179,7 @@ impl<O: Validate> Supervised<O> {
         if self.validation.is_empty() {
             return Ok(None);
         }
-        Ok(self.trainer.objective().validate(&self.validation)?.loss)
+        Ok(self.trainer.validate(&self.validation)?.loss)
     }
 }
 
@@ -213,7 +213,7 @@ impl<O: Validate<Batch: Send + 'static>> Learner for Supervised<O> {
             return Ok(None);
         }
         place.task.show("validating");
-        self.trainer.objective().validate(&self.validation).map(Some)
+        self.trainer.validate(&self.validation).map(Some)
     }
 
     fn samples(&self, step: u64, place: &StepContext) -> Result<Vec<TextSample>> {

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use candle_core::Tensor;
 use gptkit_model::{Gpt, Pass};
+use gptkit_ranks::Ranks;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -73,11 +74,26 @@ pub trait Validate: Objective {
     /// Tokens of a batch that the model reads, for the rate in tokens per second.
     fn n_tokens(&self, batch: &Self::Batch) -> u64;
 
-    /// Validates the model on `batches`, without dropout.
+    /// What the model makes of a held-out batch, without dropout: the numbers that [`Validate::conclude`] needs of it, so that
+    /// ranks can share out the batches.
     ///
     /// # Errors
     /// As [`Objective::loss`].
-    fn validate(&self, batches: &[Self::Batch]) -> Result<Validation>;
+    fn outputs(&self, batch: &Self::Batch) -> Result<Vec<f32>>;
+
+    /// The validation of `batches`, from the [outputs](Validate::outputs) of each.
+    ///
+    /// # Errors
+    /// When there is nothing to measure.
+    fn conclude(&self, batches: &[Self::Batch], outputs: &[Vec<f32>]) -> Result<Validation>;
+
+    /// Validates the model on `batches`, each of which one of `ranks` reads.
+    ///
+    /// # Errors
+    /// As [`Validate::outputs`] and [`Validate::conclude`], or when a rank has ended or does not answer.
+    fn validate(&self, batches: &[Self::Batch], ranks: &Ranks) -> Result<Validation> {
+        self.conclude(batches, &ranks.share_out(batches.len(), |i| self.outputs(&batches[i]))?)
+    }
 
     /// The language model, where the objective trains one that writes text.
     fn writer(&self) -> Option<&Gpt> {

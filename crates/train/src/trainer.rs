@@ -4,7 +4,7 @@ use crate::checkpoint;
 use crate::config::{OnSpike, Recompute, TrainConfig};
 use crate::gradient_sums::PartSums;
 use crate::guard::Guard;
-use crate::objective::{BatchSums, Objective, Update};
+use crate::objective::{BatchSums, Objective, Update, Validate, Validation};
 use crate::optimizer::Optimizer;
 use crate::schedule::Step;
 use anyhow::{Context, Result, ensure};
@@ -71,6 +71,11 @@ impl<O: Objective> Trainer<O> {
     /// The weights, to change them outside of an update.
     pub fn weights_mut(&mut self) -> &mut Weights {
         &mut self.weights
+    }
+
+    /// The processes that train together.
+    pub fn ranks(&self) -> &Ranks {
+        &self.ranks
     }
 
     /// The objective.
@@ -154,6 +159,17 @@ impl<O: Objective> Trainer<O> {
             true => Ok(self.optimizer.gradient_norm()?),
         })?;
         Ok(Update { loss, grad_norm, spike, made: !skip && grad_norm.is_finite(), metrics })
+    }
+
+    /// Validates the model on `batches`, which the ranks share out.
+    ///
+    /// # Errors
+    /// As [`Validate::validate`].
+    pub fn validate(&self, batches: &[O::Batch]) -> Result<Validation>
+    where
+        O: Validate,
+    {
+        self.objective.validate(batches, &self.ranks)
     }
 
     /// Warns `progress` when `update` of `step` was not finite or a spike.
