@@ -123,6 +123,12 @@ pub(crate) fn started_ranks() -> Option<usize> {
     })
 }
 
+/// The number of this process among those that were started together, as their starter tells it.
+pub(crate) fn started_rank() -> usize {
+    let names = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"];
+    names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok()).unwrap_or(0)
+}
+
 /// How long other ranks are waited for.
 ///
 /// # Errors

@@ -280,7 +280,8 @@ fn main() -> ExitCode {
     };
     let ui = Ui::new(events.as_ref().is_ok_and(|wanted| *wanted), ranks);
     if let Some(refusal) = refusal {
-        return ui.fail(&refusal);
+        // All of them are refused, and one says so.
+        return if env::started_rank() == 0 { ui.fail(&refusal) } else { ExitCode::from(2) };
     }
     if let Err(e) = events {
         return ui.fail(&e.into());

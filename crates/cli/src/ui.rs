@@ -16,6 +16,7 @@ use gptkit_train::interrupt::Stop;
 use indicatif::MultiProgress;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// A signal or the clock asked the command to stop, and it has said what is next; ends the process with the code that
 /// says so.
@@ -113,7 +114,11 @@ impl Ui {
         }
         match self.ranks.rank() {
             0 => self.error(error),
-            rank => write_line(&format!("rank {rank}: error: {}", message(error))),
+            rank => {
+                // Most errors are those of all ranks: the first one prints them, and MPI's starter then ends the others.
+                std::thread::sleep(Duration::from_secs(1));
+                write_line(&format!("rank {rank}: error: {}", message(error)));
+            }
         }
         ExitCode::from(if is_usage(error) { 2 } else { 1 })
     }

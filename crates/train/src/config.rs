@@ -330,13 +330,12 @@ impl TrainConfig {
         ] {
             problems.at_most(value, LARGEST, key);
         }
-        let micro = self.micro_batch();
-        if (1..=LARGEST).contains(&self.batch_size) && (micro == 0 || !self.batch_size.is_multiple_of(micro)) {
+        let (micro, sound) = (self.micro_batch(), self.shards().is_power_of_two());
+        if sound && (1..=LARGEST).contains(&self.batch_size) && (micro == 0 || !self.batch_size.is_multiple_of(micro)) {
             let near = (1..=micro.clamp(1, self.batch_size)).rev().find(|&m| self.batch_size.is_multiple_of(m));
             let what = format!("must divide the batch size of {}", self.batch_size);
             problems.add("micro_batch", what, format!("use {}", near.unwrap_or(1)));
         }
-        let sound = self.shards().is_power_of_two();
         problems.require(sound, "shards", "must be a power of two", "use, for instance, 4, or the number of ranks");
         let n_micro = self.batch_size / micro.max(1);
         if sound && self.shards() > n_micro.max(1) {
