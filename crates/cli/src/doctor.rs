@@ -286,7 +286,7 @@ fn programs() -> MachineCheck {
     MachineCheck::ok("other programs", if found.is_empty() { none.to_owned() } else { found.join(", ") })
 }
 
-/// What the program `name` prints, on stdout and stderr; nothing when it is missing or takes longer than [`PATIENCE`].
+/// Output of the program `name`, stdout and then stderr; `None` if it is missing or takes longer than [`PATIENCE`].
 fn output(name: &str, arguments: &[&str]) -> Option<String> {
     let mut command = Command::new(name);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

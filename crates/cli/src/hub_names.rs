@@ -39,7 +39,7 @@ const DATA_KEYS: [&str; 4] = ["sources", "validation", "test", "references"];
 const WITHOUT_OWNER: [&str; 7] =
     ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2", "openai-gpt", "openai-community"];
 
-/// What a flag or a key names.
+/// The kind of thing that a flag or a key refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NamedBy {
     Model,
@@ -127,7 +127,7 @@ fn place(hub: &Hub, kind: NamedBy, name: &str, ui: &Ui) -> Result<PathBuf> {
     }
 }
 
-/// What the value of a configuration's key names; `keys` are the parts of its path without the numbers of elements.
+/// The kind of thing that a configuration key refers to; `keys` are the parts of its path without the indices of elements.
 fn named_by_key(keys: &[&str]) -> Option<NamedBy> {
     match keys {
         [.., "tokenizer", "path"] => Some(NamedBy::Model),

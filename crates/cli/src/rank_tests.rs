@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Everything of a run but times: its records, and the bytes of its weights and moments by file.
-#[derive(PartialEq)]
 struct RunBytes {
     records: Vec<Value>,
     files: BTreeMap<PathBuf, Vec<u8>>,

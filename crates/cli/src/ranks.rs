@@ -1,4 +1,4 @@
-//! The ranks that `mpirun` or `srun` started, and what the first of them tells the others of a run.
+//! The ranks that `mpirun` or `srun` started, and the message with which the first one shares a run.
 
 use crate::env;
 use crate::ui::Usage;
@@ -37,7 +37,7 @@ fn connect() -> Result<Ranks> {
     Err(Usage::new("several processes were started, but this gptkit was built without MPI").hint(hint).into())
 }
 
-/// What the first rank tells the others of the run that it begins or resumes.
+/// A message from the first rank to the others: the run that it begins or resumes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RunToShare {
     /// The absolute path of its folder, which all ranks can read.
@@ -55,7 +55,7 @@ impl RunToShare {
         ranks.gather(&serde_json::to_vec(self)?).map(drop)
     }
 
-    /// What the first rank tells.
+    /// Receives the message of the first rank.
     ///
     /// # Errors
     /// When it has ended or does not answer.

@@ -91,14 +91,14 @@ impl Panels {
 /// A matrix in a file, whose rows follow each other there.
 #[derive(Clone, Copy)]
 pub struct StoredMatrix<'a> {
-    /// What the rows consist of.
+    /// Data type of the rows.
     pub kind: StoredType,
     /// Reads the bytes of some rows, in memory that is aligned for their numbers; the last word may be longer than they are.
     /// Several threads call it at a time.
     pub read: &'a (dyn Fn(Range<usize>) -> Result<Vec<u32>> + Sync),
 }
 
-/// What the rows of a matrix in a file consist of.
+/// Data type of a matrix in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoredType {
     /// Numbers of 32 bits.

@@ -489,7 +489,7 @@ impl Parameter {
         self.with_gradient(copy, |tensor| Ok(tensor.clone())).ok()
     }
 
-    /// Takes the gradient on the CPU out, in the order of the weights; zeros where there is none.
+    /// Removes the gradient on the CPU and returns it, in the order of the weights; returns zeros if there is no gradient.
     pub fn take_gradient(&self) -> Vec<f32> {
         match std::mem::take(&mut *locked(&self.gradient)) {
             GradientSum::Numbers(sums) => sums,
@@ -505,7 +505,7 @@ impl Parameter {
     /// Copies the gradient on the CPU from weight number `from` on to `out`.
     ///
     /// # Errors
-    /// When there is none.
+    /// If the parameter has no gradient on the CPU.
     pub fn read_gradient(&self, from: usize, out: &mut [f32]) -> Result<()> {
         self.with_gradient(
             |sums| {
@@ -519,7 +519,7 @@ impl Parameter {
     /// Adds `values` to the gradient on the CPU from weight number `from` on.
     ///
     /// # Errors
-    /// When there is none.
+    /// If the parameter has no gradient on the CPU.
     pub fn add_to_gradient(&self, from: usize, values: &[f32]) -> Result<()> {
         match &mut *locked(&self.gradient) {
             GradientSum::Numbers(sums) => take(&mut sums[from..from + values.len()], values, true),

@@ -26,7 +26,7 @@ impl Numbers for Vector {
     }
 }
 
-/// What the rank called `rank` has.
+/// The numbers of rank number `rank`.
 fn own(rank: usize, n: usize) -> Vec<f32> {
     (0..n).map(|i| ((rank * 31 + i * 17) as f32).sin() * 10f32.powi(rank as i32)).collect()
 }

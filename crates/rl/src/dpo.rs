@@ -285,8 +285,8 @@ impl Preferring {
         implied_rewards(&policy, reference, self.beta)
     }
 
-    /// What is learned of `batches`, whose implied rewards are `rewards`, when `longer_won` is how often the longer of two was
-    /// preferred in training; nothing when no pair is told apart.
+    /// Evaluates the policy on `batches` from its implied `rewards`. `longer_won` is the share of training pairs in which the
+    /// longer answer was preferred. Returns `None` if no pair has a preference.
     fn learned(&self, batches: &[Vec<Compared>], rewards: &[Vec<f32>], longer_won: f64) -> Option<Learned> {
         let mut judged = Vec::new();
         for (batch, rewards) in batches.iter().zip(rewards) {

@@ -204,7 +204,17 @@ const LARGEST: usize = 1 << 24;
 impl TrainConfig {
     /// Windows in memory at a time.
     pub fn micro_batch(&self) -> usize {
-        self.micro_batch.unwrap_or(self.batch_size / self.shards().clamp(1, self.batch_size.max(1)))
+        self.micro_batch_of(self.batch_size)
+    }
+
+    /// Rows in memory at a time of a batch of `n_rows`.
+    pub fn micro_batch_of(&self, n_rows: usize) -> usize {
+        self.micro_batch.unwrap_or(n_rows / self.shards().clamp(1, n_rows.max(1)))
+    }
+
+    /// Micro-batches of a batch.
+    fn n_micro_batches(&self) -> usize {
+        self.batch_size / self.micro_batch().max(1)
     }
 
     /// Parts of a batch whose gradients are added as a binary tree.
@@ -230,7 +240,7 @@ impl TrainConfig {
              hint: start {} ranks or fewer, or begin a new run with train.shards = {size}",
             shards.min(size)
         );
-        let n_micro = self.batch_size / self.micro_batch().max(1);
+        let n_micro = self.n_micro_batches();
         ensure!(
             shards <= n_micro.max(1),
             "there are {size} ranks, but a batch has {n_micro} micro-batches\n  hint: set train.micro_batch to {}, or \
@@ -337,7 +347,7 @@ impl TrainConfig {
             problems.add("micro_batch", what, format!("use {}", near.unwrap_or(1)));
         }
         problems.require(sound, "shards", "must be a power of two", "use, for instance, 4, or the number of ranks");
-        let n_micro = self.batch_size / micro.max(1);
+        let n_micro = self.n_micro_batches();
         if sound && self.shards() > n_micro.max(1) {
             let what = format!("must not exceed the {n_micro} micro-batches of a batch");
             let most = self.batch_size / self.shards();

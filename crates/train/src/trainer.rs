@@ -125,7 +125,7 @@ impl<O: Objective> Trainer<O> {
     /// When the batch does not fit the model, or memory does not suffice.
     pub fn step(&mut self, batch: &O::Batch, first_row: u64, lr: f64) -> Result<Update<O::Metrics>> {
         let (n_rows, n_parts, n_ranks) = (self.objective.rows(batch), self.config.shards(), self.ranks.size());
-        let micro = self.config.micro_batch.unwrap_or(n_rows.div_ceil(n_parts)).max(1);
+        let micro = self.config.micro_batch_of(n_rows).max(1);
         let firsts: Vec<usize> = (0..n_rows).step_by(micro).collect();
         let part = |number: usize| number * firsts.len() / n_parts;
         let (mut losses, mut metrics, mut sums) = (Vec::new(), Vec::new(), PartSums::default());
