@@ -4,7 +4,8 @@
     python3 scripts/check_ranks.py [--gptkit PATH] [--kills 10] [--speed]
 
 Without --gptkit, it builds gptkit with `--features mpi`. It needs mpirun. Each stage runs with train.shards = 4 in one process,
-on 2 ranks and on 4: weights, moments and records must be the same bytes. A run that is stopped on 2 ranks is resumed on 1 and
+on 2 ranks and on 4: weights, moments and records must be the same bytes, and so must the results of eval, score, rank and
+win-rates. A run that is stopped on 2 ranks is resumed on 1 and
 on 4. One rank is killed at random moments, the run is resumed on the other number of ranks, and comes to the same bytes.
 --speed also measures GPT-2's 124M shape: one process with two threads beside two ranks on a core each.
 """
@@ -80,6 +81,33 @@ def stages(options, folder):
             run(options, n, [*arguments, "--out", out])
             found[n] = seen(out)
         check(f"{name}: 1, 2 and 4 ranks give the same bytes", found[1] == found[2] == found[4], f"{len(found[1][1])} files")
+
+
+def readers(options, folder):
+    """Evaluation, scoring, ranking and win rates of the models that `stages` trained."""
+    base, sft, rm = folder / "base", folder / "sft", folder / "rm"
+    text, records = folder / "text.txt", folder / "records.jsonl"
+    text.write_text("".join(f"{i} is a number, and {i * i} is its square.\n" for i in range(300)))
+    lines = [{"prompt": f"What is {i}?", "completions": [f"{i}.", "A number." * (1 + i % 3), "No."]} for i in range(70)]
+    records.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    world = ["--task", "world-classification", "--task", "arithmetic:2d+", "--limit", "60", "--shots", "0,2"]
+    commands = {
+        "eval": lambda n: ["eval", "--model", base, *world, "--task", f"text={text}", "--json", "--out", folder / f"eval-{n}"],
+        "score": lambda n: ["score", "--model", rm, "--data", records, "--out", folder / f"score-{n}"],
+        "rank": lambda n: ["rank", "--model", rm, "--data", records, "--out", folder / f"rank-{n}"],
+        "win-rates": lambda n: ["win-rates", "--reference", base, "--model", sft, "--reward", rm, "--best-of", "2", "--prompts",
+                                "world:24", "--judge", rm, "--max-new-tokens", "16", "--json"],
+    }
+    for name, arguments in commands.items():
+        found = {}
+        for n in [1, 2, 4]:
+            done = subprocess.run(words(options, n, arguments(n)), capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(f"{name} on {n} ranks: exit {done.returncode}\n{done.stderr[-4000:]}")
+            out = folder / f"{name}-{n}"
+            files = sorted(out.rglob("*.jsonl")) if out.is_dir() else [out] if out.exists() else []
+            found[n] = [path.read_bytes() for path in files] or [done.stdout.encode()]
+        check(f"{name}: 1, 2 and 4 ranks give the same bytes", found[1] == found[2] == found[4], f"{sum(map(len, found[1]))} bytes")
 
 
 def long_run(folder):
@@ -184,6 +212,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         stages(options, folder)
+        readers(options, folder)
         kills(options, folder, interruptions(options, folder))
         if options.speed:
             speed(options, folder)

@@ -23,6 +23,8 @@ mod hub;
 mod lineage;
 mod looking;
 mod man;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod pages;
 mod places;
 mod ppo;

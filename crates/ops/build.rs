@@ -2,8 +2,9 @@
 
 #[cfg(feature = "cuda")]
 fn main() -> cudaforge::Result<()> {
-    println!("cargo::rerun-if-changed=src/device/kernels.cu");
-    let builder = cudaforge::KernelBuilder::new().source_files(["src/device/kernels.cu"]);
+    println!("cargo::rerun-if-changed=src/device");
+    let sources = ["src/device/kernels.cu", "src/device/attention.cu"];
+    let builder = cudaforge::KernelBuilder::new().source_files(sources).watch(["src/device/shared.cuh"]);
     builder.arg("-std=c++17").arg("-O3").build_ptx().map(|_| ())
 }
 

@@ -2,6 +2,7 @@
 
 use crate::data_args::shell;
 use crate::device::ComputeArgs;
+use crate::ranks::RunToShare;
 use crate::ui::{Stopped, Ui, Usage};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -89,8 +90,13 @@ impl EvalCommand {
         if self.list {
             return list(ui);
         }
+        let ranks = ui.ranks();
         let (request, out) = match &self.resume {
             Some(out) => (EvalRequest::load(out)?, out.clone()),
+            None if !ranks.is_first() => {
+                let RunToShare { folder, .. } = RunToShare::heard(ranks)?;
+                (EvalRequest::load(&folder)?, folder)
+            }
             None => {
                 let request = self.request()?;
                 let claim = match &self.out {
@@ -101,14 +107,15 @@ impl EvalCommand {
                     (Some(claim), _) => request.save(claim)?,
                     (None, out) => out.clone().unwrap_or_default(),
                 };
+                RunToShare { folder: std::path::absolute(&out)?, begins: true }.tell(ranks)?;
                 (request, out)
             }
         };
         let interrupt = Interrupt::watch(self.max_time.map(|time| Instant::now() + time))?;
         let load = |folder: &Path| self.compute.load(folder);
-        let context = EvalContext { load: &load, interrupt: &interrupt, progress: ui };
+        let context = EvalContext { load: &load, interrupt: &interrupt, ranks, progress: ui };
         let evaluated = evaluate(&request, &out, &context);
-        if evaluated.is_err() && self.resume.is_none() {
+        if evaluated.is_err() && self.resume.is_none() && ranks.is_first() {
             request.discard(&out);
         }
         let cells = match evaluated? {
@@ -119,6 +126,9 @@ impl EvalCommand {
                 return Err(Stopped(stop).into());
             }
         };
+        if !ranks.is_first() {
+            return Ok(());
+        }
         let finetuned =
             request.finetuned.iter().map(|one| self.finetuned(&request, one, ui)).collect::<Result<Vec<_>>>()?;
         let n_params =

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The commands that several ranks can run together.
-const SHARED: [&str; 6] = ["pretrain", "finetune", "sft", "train-rm", "dpo", "ppo"];
+const SHARED: [&str; 10] =
+    ["pretrain", "finetune", "sft", "train-rm", "dpo", "ppo", "eval", "score", "rank", "win-rates"];
 
 /// Connects this process with the other ranks, if it was started with others, to run the subcommand `command`.
 ///
@@ -42,7 +43,7 @@ fn connect() -> Result<Ranks> {
 pub(crate) struct RunToShare {
     /// The absolute path of its folder, which all ranks can read.
     pub(crate) folder: PathBuf,
-    /// Whether it begins; its folder then has `run.json`.
+    /// Whether it begins; the folder of a training then has `run.json`.
     pub(crate) begins: bool,
 }
 

@@ -1,7 +1,7 @@
 //! `gptkit score` and `gptkit rank`
 
 use crate::device::ComputeArgs;
-use crate::records_args::RecordsArgs;
+use crate::records_args::{RecordsArgs, Sink};
 use crate::ui::{Ui, unusable};
 use anyhow::Result;
 use clap::Args;
@@ -61,7 +61,11 @@ impl ReadArgs {
         let (files, gpt) = self.compute.load(&self.model)?;
         let scorer = Scorer::new(&self.model, files, gpt).map_err(unusable)?;
         let begun = Instant::now();
-        let counts = self.records.write(ui, |sink| score(&scorer, wanted, &path, on_bad, ui, sink))?;
+        let scored = |sink: Sink| score((&scorer, ui.ranks()), wanted, &path, on_bad, ui, sink);
+        if !ui.ranks().is_first() {
+            return scored(&mut |_| Ok(())).map(drop);
+        }
+        let counts = self.records.write(ui, scored)?;
         say(counts, &self.records.to(), begun, ui);
         Ok(())
     }

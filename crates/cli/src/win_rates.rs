@@ -93,6 +93,7 @@ impl WinRatesCommand {
             reward: rewarding.as_ref(),
             max_new_tokens: self.max_new_tokens as usize,
             stop: self.sampling.stop.clone(),
+            ranks: ui.ranks(),
             sampling: sampling.clone(),
         };
         let reference = self.reference.display().to_string();
@@ -103,6 +104,9 @@ impl WinRatesCommand {
             let model = CompletionWriter::new(folder, &files, &gpt)?;
             let row = contest.model(&model, &opponent, &folder.display().to_string(), ui)?;
             rows.insert(1 + n, row);
+        }
+        if !ui.ranks().is_first() {
+            return Ok(());
         }
         self.result(&rows, items.len(), &sampling, &judge_choice, ui)
     }

@@ -11,7 +11,8 @@ use gptkit_data::progress::Silent;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::stitch::{EncodedPart, Stitcher};
 use gptkit_data::text::TextPiece;
-use gptkit_model::likelihood::{ContinuationLikelihood, LikelihoodQuestion, answer};
+use gptkit_model::likelihood::{LikelihoodQuestion, answer};
+use gptkit_ranks::Ranks;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -72,16 +73,16 @@ fn beginnings(n: usize) -> Vec<usize> {
 
 /// Scores of a window's ranges, from the log-likelihoods of the beginnings of what it predicts that end where a range does;
 /// `first` is the position of the first token that it predicts.
-fn by_position(first: usize, n: usize, found: &[ContinuationLikelihood]) -> Vec<PositionScore> {
+fn by_position(first: usize, n: usize, log_probs: &[f64]) -> Vec<PositionScore> {
     let ends = ends(first, n);
     let starts = std::iter::once(0).chain(ends.iter().copied());
-    let before = std::iter::once(0.0).chain(found.iter().map(|one| one.log_prob));
-    let score = |(((start, end), before), after): (((usize, &usize), f64), &ContinuationLikelihood)| PositionScore {
+    let before = std::iter::once(0.0).chain(log_probs.iter().copied());
+    let score = |(((start, end), before), after): (((usize, &usize), f64), &f64)| PositionScore {
         from: beginnings(first + start + 1).last().copied().unwrap_or(0) as u64,
-        nats: before - after.log_prob,
+        nats: before - after,
         tokens: (end - start) as u64,
     };
-    starts.zip(&ends).zip(before).zip(found).map(score).collect()
+    starts.zip(&ends).zip(before).zip(log_probs).map(score).collect()
 }
 
 /// Where in `n` tokens from position `first` on ranges end; the last at `n`.
@@ -103,7 +104,7 @@ pub struct TextSummary {
 
 /// Reads the text at `path`, documents one by one: a file of text, JSONL, a folder, or the world's stories. The first
 /// token of a document is predicted from the token that begins a text, else from the one that ends a text. Windows are handed
-/// to `sink` in their order, those from number `from` on; it may end the reading.
+/// to `sink` in their order, those from number `from` on; it may end the reading. `ranks` share out the windows.
 ///
 /// # Errors
 /// When the text cannot be read, the model has no token that ends a text, or `sink` fails.
@@ -112,6 +113,7 @@ pub fn read(
     path: &str,
     how: WindowOptions,
     from: u64,
+    ranks: &Ranks,
     sink: &mut dyn FnMut(&[WindowScore]) -> Result<ControlFlow<()>>,
 ) -> Result<TextSummary> {
     let start =
@@ -131,6 +133,7 @@ pub fn read(
         waiting: Vec::new(),
         text: TextSummary::default(),
         is_ended: false,
+        ranks,
         sink,
     };
     let mut lines = PendingLines { text: String::new(), is_first: true };
@@ -256,6 +259,7 @@ struct PerplexityWindow<'a> {
     text: TextSummary,
     /// Whether `sink` has ended the reading.
     is_ended: bool,
+    ranks: &'a Ranks,
     sink: &'a mut dyn FnMut(&[WindowScore]) -> Result<ControlFlow<()>>,
 }
 
@@ -338,26 +342,30 @@ impl PerplexityWindow<'_> {
         if questions.is_empty() {
             return Ok(ControlFlow::Continue(()));
         }
-        let answers = answer(self.model.gpt, &questions, false)?;
-        let window =
-            |((n, question, size), found): ((u64, LikelihoodQuestion, TextSize), &Vec<ContinuationLikelihood>)| {
-                let LikelihoodQuestion { context, continuations } = question;
-                let tokens = continuations.last().map_or(0, Vec::len);
-                let by_position = match self.by_position {
-                    true => by_position(context.len() - 1, tokens, found),
-                    false => Vec::new(),
-                };
-                WindowScore {
-                    n,
-                    nats: -found.last().map_or(0.0, |whole| whole.log_prob),
-                    tokens: tokens as u64,
-                    bytes: size.bytes.max(0) as u64,
-                    characters: size.characters.max(0) as u64,
-                    by_position,
-                    read: (context.len() + tokens - 1) as u64,
-                }
+        let log_probs = self.ranks.share_parts(questions.len(), |own| {
+            let found = answer(self.model.gpt, &questions[own], false)?.found;
+            Ok(found.iter().flatten().map(|found| found.log_prob).collect())
+        })?;
+        let mut log_probs = log_probs.into_iter();
+        let window = |(n, question, size): (u64, LikelihoodQuestion, TextSize)| {
+            let LikelihoodQuestion { context, continuations } = question;
+            let tokens = continuations.last().map_or(0, Vec::len);
+            let found: Vec<f64> = log_probs.by_ref().take(continuations.len()).collect();
+            let by_position = match self.by_position {
+                true => by_position(context.len() - 1, tokens, &found),
+                false => Vec::new(),
             };
-        let windows: Vec<WindowScore> = waiting.into_iter().zip(&answers.found).map(window).collect();
+            WindowScore {
+                n,
+                nats: -found.last().unwrap_or(&0.0),
+                tokens: tokens as u64,
+                bytes: size.bytes.max(0) as u64,
+                characters: size.characters.max(0) as u64,
+                by_position,
+                read: (context.len() + tokens - 1) as u64,
+            }
+        };
+        let windows: Vec<WindowScore> = waiting.into_iter().map(window).collect();
         let flow = (self.sink)(&windows)?;
         self.is_ended = flow.is_break();
         Ok(flow)
@@ -374,7 +382,7 @@ mod tests {
         assert_eq!(ends(0, 4), [1, 2, 4]);
         // Positions 3 to 8: one of 2 to 3, four of 4 to 7, and the first of 8 to 15.
         assert_eq!(ends(3, 6), [1, 5, 6]);
-        let found = [-1.0, -5.5, -6.0].map(|log_prob| ContinuationLikelihood { log_prob, greedy: false });
+        let found = [-1.0, -5.5, -6.0];
         let range = |from, nats, tokens| PositionScore { from, nats, tokens };
         assert_eq!(by_position(3, 6, &found), [range(2, 1.0, 1), range(4, 4.5, 4), range(8, 0.5, 1)]);
     }

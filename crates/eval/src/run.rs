@@ -12,6 +12,7 @@ use gptkit_data::progress::{Progress, Unit};
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_model::Gpt;
 use gptkit_model::load::{ModelFolder, load_config};
+use gptkit_ranks::Ranks;
 use gptkit_train::interrupt::{Interrupt, Stop};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,8 @@ pub struct EvalContext<'a> {
     pub load: &'a dyn Fn(&Path) -> Result<(ModelFolder, Gpt)>,
     /// Whether somebody asked to stop.
     pub interrupt: &'a Interrupt,
+    /// Those that share out the instances. The first one writes.
+    pub ranks: &'a Ranks,
     /// Where it says what it does.
     pub progress: &'a dyn Progress,
 }
@@ -88,12 +91,13 @@ pub enum EvalEnd {
 }
 
 /// Evaluates `request` in the folder `out` that it was saved in. All records are read before the first is evaluated, so
-/// that an invalid one is found immediately.
+/// that an invalid one is found immediately. Ranks other than the first get no cells.
 ///
 /// # Errors
 /// When a task, its records or a model cannot be used, no demonstration fits, or the folder cannot be written.
 pub fn evaluate(request: &EvalRequest, out: &Path, context: &EvalContext) -> Result<EvalEnd> {
-    let Some(_lock) = disk::lock(out)? else { bail!("another process is writing {}", out.display()) };
+    let lock = if context.ranks.is_first() { disk::lock(out)?.map(Some) } else { Some(None) };
+    let Some(_lock) = lock else { bail!("another process is writing {}", out.display()) };
     let tasks: Vec<OpenTask> = request.tasks.iter().map(|task| OpenTask::open(request, task)).collect::<Result<_>>()?;
     (0..request.models.len()).try_for_each(|model| check_model(request, model, &tasks))?;
     let seen = match &request.contamination {
@@ -106,7 +110,7 @@ pub fn evaluate(request: &EvalRequest, out: &Path, context: &EvalContext) -> Res
         let mut loaded = None;
         for (task, shots) in evaluation.cells_of_model() {
             match evaluation.cell((task, model, shots), &mut loaded)? {
-                CellEnd::Done(cell) => cells.push(*cell),
+                CellEnd::Done(cell) => cells.extend(cell.map(|cell| *cell)),
                 CellEnd::Stopped(stop) => return Ok(EvalEnd::Stopped(stop)),
             }
         }
@@ -152,7 +156,8 @@ struct CheckedEvaluation<'a> {
 
 /// How the work on a cell ended.
 enum CellEnd {
-    Done(Box<EvalCell>),
+    /// Measured by the first rank alone.
+    Done(Option<Box<EvalCell>>),
     Stopped(Stop),
 }
 
@@ -189,10 +194,13 @@ impl CheckedEvaluation<'_> {
                 return Ok(CellEnd::Stopped(stop));
             }
         }
+        if !context.ranks.is_first() {
+            return Ok(CellEnd::Done(None));
+        }
         let config = &opened.task.config;
         let measured = |keep: &dyn Fn(u64) -> bool| measure(&path, config, cost.words, request.seed, keep);
         let seen = self.seen.as_ref().filter(|_| config.scoring != Scoring::Perplexity);
-        Ok(CellEnd::Done(Box::new(EvalCell {
+        Ok(CellEnd::Done(Some(Box::new(EvalCell {
             task: opened.task.name.clone(),
             model,
             shots,
@@ -200,7 +208,7 @@ impl CheckedEvaluation<'_> {
             clean: seen.map(|seen| measured(&|n| !seen.contains(&(task, n)))).transpose()?,
             cost,
             path,
-        })))
+        }))))
     }
 }
 
@@ -218,40 +226,52 @@ struct CellRun<'a> {
 impl CellRun<'_> {
     /// Evaluates the instances that are missing. Returns why it stopped before the end, if it did.
     fn finish(&self, cost: &mut Cost) -> Result<Option<Stop>> {
-        disk::create_dir(self.path.parent().unwrap_or(Path::new(".")))?;
-        let done = whole_lines(self.path)?;
-        let file = disk::append(self.path)?;
+        let ranks = self.context.ranks;
+        let mut lines = InstanceLines { path: self.path, file: None };
+        let mut done = 0;
+        if ranks.is_first() {
+            disk::create_dir(self.path.parent().unwrap_or(Path::new(".")))?;
+            done = whole_lines(self.path)?;
+            lines.file = Some(disk::append(self.path)?);
+        }
+        done = ranks.first(done)?;
         let stopped = if self.opened.task.config.scoring == Scoring::Perplexity {
-            self.read_text(file, done, cost)?
+            self.read_text(&mut lines, done, cost)?
         } else {
-            self.ask_records(file, done, cost)?
+            self.ask_records(&mut lines, done, cost)?
         };
         if stopped.is_none() {
             self.model.tokenizer.warn_of_losses(&self.label, self.context.progress);
             cost.done = true;
-            cost.write(self.path)?;
+            lines.write("", cost)?;
         }
         Ok(stopped)
     }
 
-    fn ask_records(&self, mut file: File, done: u64, cost: &mut Cost) -> Result<Option<Stop>> {
+    fn ask_records(&self, to: &mut InstanceLines, done: u64, cost: &mut Cost) -> Result<Option<Stop>> {
         let Self { opened, context, .. } = self;
         let bar = context.progress.task(&self.label, Some(opened.n), Unit::Items);
         bar.resume_at(done);
         cost.skipped = opened.skipped;
         let (mut waiting, mut bytes, mut last) = (Vec::<UnpromptedInstance>::new(), 0usize, Duration::ZERO);
         let mut chunk = |waiting: &mut Vec<UnpromptedInstance>| -> Result<Option<Stop>> {
-            if let Some(stop) = context.interrupt.reason(last) {
+            if let Some(stop) = Stop::of_all(context.interrupt.reason(last), context.ranks)? {
                 return Ok(Some(stop));
             }
             let at = Instant::now();
-            let (lines, work) = self.lines(std::mem::take(waiting))?;
-            let text: String =
-                lines.iter().map(|line| serde_json::Value::Object(line.clone()).to_string() + "\n").collect();
-            file.write_all(text.as_bytes()).with_context(|| format!("{} cannot be written", self.path.display()))?;
-            bar.advance(lines.len() as u64);
+            let n = waiting.len();
+            let mut work = TokenCounts::default();
+            let text = context.ranks.share_parts(n, |own| {
+                let (lines, own_work) = self.lines(waiting.drain(own).collect())?;
+                work = own_work;
+                let lines = lines.into_iter().map(|line| serde_json::Value::Object(line).to_string() + "\n");
+                Ok(lines.collect::<String>().into_bytes())
+            })?;
+            waiting.clear();
+            bar.advance(n as u64);
             last = at.elapsed();
-            cost.add(work, last, self.path)?;
+            cost.add(work, last, context.ranks)?;
+            to.write(std::str::from_utf8(&text)?, cost)?;
             Ok(None)
         };
         let mut stopped = None;
@@ -292,7 +312,7 @@ impl CellRun<'_> {
         }
     }
 
-    fn read_text(&self, mut file: File, done: u64, cost: &mut Cost) -> Result<Option<Stop>> {
+    fn read_text(&self, to: &mut InstanceLines, done: u64, cost: &mut Cost) -> Result<Option<Stop>> {
         let text = self.opened.task.config.text.unwrap_or_default();
         let reading = WindowOptions {
             stride: self.request.stride.unwrap_or(self.model.gpt.config().context.div_ceil(2)),
@@ -302,7 +322,9 @@ impl CellRun<'_> {
         };
         let path = self.opened.test.file().unwrap_or(Path::new("")).display().to_string();
         // Nothing is asked yet: how long the text is.
-        let all = perplexity::read(&self.model, &path, reading, u64::MAX, &mut |_| Ok(ControlFlow::Continue(())))?;
+        let ranks = self.context.ranks;
+        let unread = &mut |_: &[perplexity::WindowScore]| Ok(ControlFlow::Continue(()));
+        let all = perplexity::read(&self.model, &path, reading, u64::MAX, ranks, unread)?;
         ensure!(all.n > 0, "{path} has no text to evaluate");
         all.losses.warn(&path, self.context.progress);
         let limit = self.request.limit.unwrap_or(u64::MAX).min(all.n);
@@ -315,16 +337,18 @@ impl CellRun<'_> {
         }
         let mut stopped = None;
         let mut last = Instant::now();
-        perplexity::read(&self.model, &path, reading, done, &mut |windows| {
+        perplexity::read(&self.model, &path, reading, done, ranks, &mut |windows| {
             let kept: Vec<_> = windows.iter().filter(|window| window.n < limit).collect();
             let line = |window: &&perplexity::WindowScore| serde_json::to_string(window).map(|line| line + "\n");
             let lines: String = kept.iter().map(line).collect::<std::result::Result<_, _>>()?;
-            file.write_all(lines.as_bytes()).with_context(|| format!("{} cannot be written", self.path.display()))?;
             bar.advance(kept.len() as u64);
-            let n_read = windows.iter().map(|window| window.read).sum();
+            let n_read: u64 = windows.iter().map(|window| window.read).sum();
             let took = last.elapsed();
-            cost.add(TokenCounts { n_read, n_alone: n_read }, took, self.path)?;
-            stopped = self.context.interrupt.reason(took);
+            cost.tokens_read += n_read;
+            cost.tokens_alone += n_read;
+            cost.elapsed_s += took.as_secs_f64();
+            to.write(&lines, cost)?;
+            stopped = Stop::of_all(self.context.interrupt.reason(took), ranks)?;
             last = Instant::now();
             let all = windows.last().is_some_and(|window| window.n + 1 >= limit);
             Ok(if all || stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
@@ -347,11 +371,27 @@ impl Cost {
         disk::write(&lines.with_extension("json"), serde_json::to_string(self)?.as_bytes())
     }
 
-    fn add(&mut self, work: TokenCounts, took: Duration, lines: &Path) -> Result<()> {
-        self.tokens_read += work.n_read;
-        self.tokens_alone += work.n_alone;
+    /// Adds the work of all ranks, of which this one did `work`.
+    fn add(&mut self, work: TokenCounts, took: Duration, ranks: &Ranks) -> Result<()> {
+        self.tokens_read += ranks.sum(work.n_read)?;
+        self.tokens_alone += ranks.sum(work.n_alone)?;
         self.elapsed_s += took.as_secs_f64();
-        self.write(lines)
+        Ok(())
+    }
+}
+
+/// Where the lines of a cell go, and beside them what they took.
+struct InstanceLines<'a> {
+    path: &'a Path,
+    /// Nothing on ranks that do not write.
+    file: Option<File>,
+}
+
+impl InstanceLines<'_> {
+    fn write(&mut self, lines: &str, cost: &Cost) -> Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.write_all(lines.as_bytes()).with_context(|| format!("{} cannot be written", self.path.display()))?;
+        cost.write(self.path)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::sampler::{ChosenToken, Normalizer, Sampling, TokenPosition, choose};
 use anyhow::{Result, ensure};
 use gptkit_data::decoder::Decoder;
 use gptkit_data::tokenizer::Tokenizer;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How continuations of a prompt are written.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub struct LateEnds {
 }
 
 /// Why a continuation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
     /// The model ended the text.
@@ -45,7 +45,7 @@ pub enum Finish {
 }
 
 /// A token and how likely the model itself found it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogProb {
     /// Token id.
     pub id: u32,
@@ -54,19 +54,19 @@ pub struct TokenLogProb {
     /// ln of its probability.
     pub log_prob: f32,
     /// The likeliest tokens at its place, likeliest first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub top: Vec<TokenLogProb>,
 }
 
 /// One continuation.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Completion {
     /// Text of the tokens, up to a stop string.
     pub text: String,
     /// Tokens chosen; an end-of-text token is not among them.
     pub tokens: Vec<u32>,
     /// One for each token, when asked for.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log_probs: Vec<TokenLogProb>,
     /// The end-of-text token that ended it, when log-probabilities were asked for.
     #[serde(skip)]

@@ -1,6 +1,7 @@
 //! A weight of a model, with its gradient and the forms in which products read it.
 
 use crate::cpu::element::Element;
+use crate::device::kernels::add_column_sums;
 use crate::device::products::{add_product, add_rows, product};
 use crate::matrix::Matrix;
 use crate::panels::{Panels, StoredMatrix};
@@ -204,14 +205,38 @@ impl Parameter {
         if dtype == DType::F32 && self.adapters().is_none() {
             return Ok(self.tensor(false));
         }
+        let rows = self.weights.dim(0)?;
+        self.cast_with_rows(dtype, rows)?.narrow(0, 0, rows)
+    }
+
+    /// As [`Parameter::cast`], of a table `[V, D]`: in bf16 with rows of zeros up to a multiple of 64, so that products which
+    /// have a column for each row are read and written at full speed.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub(crate) fn cast_table(&self, dtype: DType) -> Result<Tensor> {
+        if dtype == DType::F32 {
+            return self.cast(dtype);
+        }
+        self.cast_with_rows(dtype, self.weights.dim(0)?.next_multiple_of(64))
+    }
+
+    /// The weights with those of adapters, of type `dtype`: at least `rows` rows, of which those that follow the weights are
+    /// zeros.
+    fn cast_with_rows(&self, dtype: DType, rows: usize) -> Result<Tensor> {
         let (n_changes, version) = (self.n_changes(), self.version());
         let mut cached = locked(&self.cast);
         if let Some(held) = &*cached
             && (held.n_changes, held.version, held.cast.dtype()) == (n_changes, version, dtype)
+            && held.cast.dim(0)? >= rows
         {
             return Ok(held.cast.clone());
         }
         let cast = self.merged(false)?.to_dtype(dtype)?;
+        let cast = match rows - cast.dim(0)? {
+            0 => cast,
+            missing => cast.pad_with_zeros(0, 0, missing)?,
+        };
         *cached = Some(CachedCast { n_changes, version, cast: cast.clone() });
         Ok(cast)
     }
@@ -413,6 +438,18 @@ impl Parameter {
             Trained::LowRank(adapters) => adapters.accumulate(&product(&x.t()?, dy, DType::F32)?),
             Trained::Whole if self.weights.device().is_cpu() => self.accumulate(&product(&x.t()?, dy, DType::F32)?),
             Trained::Whole => self.change_gradient(|sum| add_product(sum, &x.t()?, dy)),
+        }
+    }
+
+    /// Adds the sums of the columns of `dy`, `[N, out]`, on any device.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub(crate) fn add_tensor_columns(&self, dy: &Tensor) -> Result<()> {
+        match self.trained() {
+            Trained::Nothing | Trained::LowRank(_) => Ok(()),
+            Trained::Whole if !self.weights.device().is_cpu() => self.change_gradient(|sum| add_column_sums(sum, dy)),
+            Trained::Whole | Trained::Rows(_) => self.accumulate(&add_column_sums(None, dy)?),
         }
     }
 

@@ -9,14 +9,15 @@ use gptkit_data::progress::{Progress, Unit};
 use gptkit_data::synthetic::{InstructionKind, SyntheticInstructions, is_courteous};
 use gptkit_feedback::choices::Item;
 use gptkit_model::Gpt;
-use gptkit_model::generate::{Completion, Finish};
+use gptkit_model::generate::{Completion, Finish, TokenLogProb};
 use gptkit_model::likelihood::{LikelihoodQuestion, answer};
 use gptkit_model::sampler::Sampling;
+use gptkit_ranks::Ranks;
 use gptkit_reward::model::Scorer;
 use gptkit_stats::Share;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 /// Sequences that are read between two reports of progress.
 const READ: usize = 128;
@@ -93,6 +94,8 @@ pub struct Contest<'a> {
     pub max_new_tokens: usize,
     /// Ends of answers besides the models' own.
     pub stop: Vec<String>,
+    /// Those that share out prompts and answers.
+    pub ranks: &'a Ranks,
     /// How tokens are chosen. What is compared draws by its seed, the reference that it is compared with by the next, as
     /// the two sides of a [collection](crate::collection::Collection) do.
     pub sampling: Sampling,
@@ -184,15 +187,33 @@ impl Contest<'_> {
         name: &str,
         progress: &dyn Progress,
     ) -> Result<Vec<Completion>> {
-        let n = self.items.len() * how.n_samples;
-        let mut answers: Vec<Option<Completion>> = (0..n).map(|_| None).collect();
-        let task = progress.task(&format!("answers of {name}"), Some(n as u64), Unit::Items);
-        by.write(self.items, how, |item, sample, completion| {
-            answers[item.number as usize * how.n_samples + sample] = Some(completion);
-            task.advance(1);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        answers.into_iter().collect::<Option<_>>().context("an answer was not generated")
+        let n_samples = how.n_samples;
+        let own_items = |own: Range<usize>| -> Result<Vec<Completion>> {
+            let n = own.len() * n_samples;
+            let mut answers: Vec<Option<Completion>> = (0..n).map(|_| None).collect();
+            let task = progress.task(&format!("answers of {name}"), Some(n as u64), Unit::Items);
+            by.write(&self.items[own.clone()], how, |item, sample, completion| {
+                answers[(item.number as usize - own.start) * n_samples + sample] = Some(completion);
+                task.advance(1);
+                Ok(ControlFlow::Continue(()))
+            })?;
+            answers.into_iter().collect::<Option<_>>().context("an answer was not generated")
+        };
+        // The token that ends an answer is no part of its JSON.
+        let answers = self.ranks.share_records(
+            self.items.len(),
+            |own| -> Result<Vec<(Vec<Completion>, Vec<Option<TokenLogProb>>)>> {
+                let answers = own_items(own)?;
+                let of_prompt = |answers: &[Completion]| {
+                    (answers.to_vec(), answers.iter().map(|answer| answer.end.clone()).collect())
+                };
+                Ok(answers.chunks(n_samples).map(of_prompt).collect())
+            },
+        )?;
+        let with_ends = |(answers, ends): (Vec<Completion>, Vec<_>)| {
+            answers.into_iter().zip(ends).map(|(answer, end)| Completion { end, ..answer })
+        };
+        Ok(answers.into_iter().flat_map(with_ends).collect())
     }
 
     /// What the reward model gives each of `answers`, `of_each` to a prompt.
@@ -211,7 +232,7 @@ impl Contest<'_> {
         let task = progress.task(&format!("rewards of {name}"), Some(sequences.len() as u64), Unit::Items);
         let mut rewards = Vec::with_capacity(sequences.len());
         for some in sequences.chunks(READ) {
-            rewards.extend(scorer.model.rewards(some)?);
+            rewards.extend(self.ranks.share_parts(some.len(), |own| scorer.model.rewards(&some[own]))?);
             task.advance(some.len() as u64);
         }
         Ok(Some(rewards))
@@ -231,7 +252,8 @@ impl Contest<'_> {
                 tokens.extend(drawn().map(|token| token.id));
                 sequences.push((prompt, tokens));
             }
-            total -= log_probs(self.reference.gpt, &sequences)?.iter().sum::<f64>();
+            let of_reference = |own: Range<usize>| log_probs(self.reference.gpt, &sequences[own]);
+            total -= self.ranks.share_parts(sequences.len(), of_reference)?.iter().sum::<f64>();
             task.advance(items.len() as u64);
         }
         Ok(total / answers.len() as f64)
@@ -247,11 +269,13 @@ impl Contest<'_> {
         progress: &dyn Progress,
     ) -> Result<ContestRow> {
         let task = progress.task(&format!("judging {name}"), Some(answers.len() as u64), Unit::Items);
-        let mut judged = Vec::with_capacity(answers.len());
-        for ((item, answer), other) in self.items.iter().zip(answers).zip(&opponent.0) {
-            judged.push(self.machine.judge(item, &[said(answer), other])?);
-            task.advance(1);
-        }
+        let judged = self.ranks.share_records(answers.len(), |own| {
+            let judge = |i: usize| {
+                task.advance(1);
+                self.machine.judge(&self.items[i], &[said(answers[i]), &opponent.0[i]])
+            };
+            own.map(judge).collect()
+        })?;
         let grades = self.world.map(|world| grades(world, self.items, answers)).transpose()?;
         Ok(ContestRow { grades, ..count(name, answers, &judged, rewards) })
     }

@@ -18,7 +18,10 @@ pub use threads::thread_ranks;
 
 use anyhow::{Result, ensure};
 use bytemuck::Pod;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// How ranks reach each other.
@@ -116,6 +119,57 @@ impl Ranks {
         self.gather::<u8>(&[]).map(drop)
     }
 
+    /// What the first rank gives as `own`, on every rank. Every rank must call it.
+    ///
+    /// # Errors
+    /// As [`Ranks::gather`].
+    pub fn first<T: Pod>(&self, own: T) -> Result<T> {
+        Ok(self.gather(&[own])?[0][0])
+    }
+
+    /// The sum of what all ranks give as `own`.
+    ///
+    /// # Errors
+    /// As [`Ranks::gather`].
+    pub fn sum(&self, own: u64) -> Result<u64> {
+        Ok(self.gather(&[own])?.iter().flatten().sum())
+    }
+
+    /// The results of `f` for the numbers up to `n`, one part after the other; each rank computes one part
+    /// together, if there is one for it.
+    ///
+    /// # Errors
+    /// That of `f`, or as [`Ranks::gather`].
+    pub fn share_parts<T: Pod>(&self, n: usize, f: impl FnOnce(Range<usize>) -> Result<Vec<T>>) -> Result<Vec<T>> {
+        let (rank, size) = (self.rank(), self.size());
+        let part = n * rank / size..n * (rank + 1) / size;
+        if self.is_alone() {
+            return f(part);
+        }
+        let own = if part.is_empty() { Vec::new() } else { f(part)? };
+        Ok(self.gather(&own)?.concat())
+    }
+
+    /// As [`Ranks::share_parts`], of records, one for each number, which other ranks receive as JSON: numbers that are not
+    /// finite are lost.
+    ///
+    /// # Errors
+    /// That of `f`, or as [`Ranks::gather`].
+    pub fn share_records<T: Serialize + DeserializeOwned>(
+        &self,
+        n: usize,
+        f: impl FnOnce(Range<usize>) -> Result<Vec<T>>,
+    ) -> Result<Vec<T>> {
+        if self.is_alone() {
+            return f(0..n);
+        }
+        let told = self.share_parts(n, |own| {
+            let lines = f(own)?.into_iter().map(|record| Ok(serde_json::to_string(&record)? + "\n"));
+            Ok(lines.collect::<Result<String>>()?.into_bytes())
+        })?;
+        std::str::from_utf8(&told)?.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
     /// The results of `f` for the numbers up to `n`, each computed by one of the ranks.
     ///
     /// # Errors
@@ -147,6 +201,11 @@ mod tests {
         for size in [1, 2, 4, 8] {
             let found = thread_ranks(size, |ranks| {
                 let own: Vec<u32> = (0..ranks.rank() as u32).collect();
+                let parts = ranks.share_parts(5, |own| Ok(own.map(|i| i as u32).collect())).unwrap();
+                assert_eq!(parts, [0, 1, 2, 3, 4]);
+                let names = ranks.share_records(3, |own| Ok(own.map(|i| format!("{i}\n")).collect())).unwrap();
+                assert_eq!(names, ["0\n", "1\n", "2\n"]);
+                assert_eq!((ranks.first(ranks.rank() as u8).unwrap(), ranks.sum(2).unwrap()), (0, 2 * size as u64));
                 (ranks.rank(), ranks.gather(&own).unwrap(), ranks.share_out(5, |i| Ok(vec![7; i])).unwrap())
             });
             let expected: Vec<Vec<u32>> = (0..size as u32).map(|rank| (0..rank).collect()).collect();

@@ -10,6 +10,7 @@ use gptkit_data::record::{BadRecord, Row};
 use gptkit_data::rows::read_rows;
 use gptkit_data::source::OnBadRecord;
 use gptkit_data::unused::Unused;
+use gptkit_ranks::Ranks;
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -38,12 +39,12 @@ pub enum ScoringOutput {
 }
 
 /// Reads the records of `path` as [`read_rows`] does, and hands each, with what `scorer` says of it, to `sink` as lines of
-/// JSON, in their order.
+/// JSON, in their order. `ranks` share out the completions.
 ///
 /// # Errors
 /// When a record cannot be used, or `sink` fails.
 pub fn score(
-    scorer: &Scorer,
+    (scorer, ranks): (&Scorer, &Ranks),
     wanted: ScoringOutput,
     path: &Path,
     on_bad: OnBadRecord,
@@ -51,7 +52,7 @@ pub fn score(
     sink: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<ScoringCounts> {
     let (waiting, counts, unused) = (Vec::new(), ScoringCounts::default(), Unused::default());
-    let mut reader = ScoringReader { scorer, wanted, waiting, counts, unused, sink };
+    let mut reader = ScoringReader { scorer, ranks, wanted, waiting, counts, unused, sink };
     let skipped = read_rows(path, on_bad, progress, &mut |row| {
         reader.take(row)?;
         Ok(ControlFlow::Continue(()))
@@ -73,6 +74,7 @@ struct UnscoredRecord {
 
 struct ScoringReader<'a> {
     scorer: &'a Scorer,
+    ranks: &'a Ranks,
     wanted: ScoringOutput,
     waiting: Vec<UnscoredRecord>,
     counts: ScoringCounts,
@@ -116,7 +118,7 @@ impl ScoringReader<'_> {
     fn write(&mut self) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
         let all: Vec<Vec<u32>> = waiting.iter().flat_map(|one| one.sequences.iter().cloned()).collect();
-        let mut rewards = self.scorer.model.rewards(&all)?.into_iter();
+        let mut rewards = self.ranks.share_parts(all.len(), |own| self.scorer.model.rewards(&all[own]))?.into_iter();
         let mut lines = String::new();
         for UnscoredRecord { mut fields, sequences, alone } in waiting {
             self.counts.n += 1;

@@ -184,12 +184,13 @@ impl Ppo {
     /// Adds what policy, reference, value network and reward model say of `episodes`. The policy's forward pass over those of
     /// the `first` update keeps what its backward pass reads, and is returned.
     fn score(&self, episodes: &mut [Episode], first: Option<&MinibatchRows>) -> Result<Option<PolicyOutput>> {
+        let (ranks, all) = (self.policy.ranks(), (0..episodes.len()).collect::<Vec<_>>());
         let answers: Vec<Answer> = episodes.iter().map(|episode| episode.answer.clone()).collect();
-        let reference = self.reference_log_probs(&answers)?;
-        let scores = scores(&*self.rewarder, &self.ends, episodes)?;
-        for (episode, (reference, score)) in episodes.iter_mut().zip(reference.into_iter().zip(scores)) {
-            (episode.reference, episode.score) = (reference, score);
-        }
+        let reference =
+            ranks.share_parts(answers.len(), |own| Ok(self.reference_log_probs(&answers[own])?.concat()))?;
+        split_among(reference, episodes, &all, |episode| &mut episode.reference);
+        let scores = scores(&*self.rewarder, &self.ends, episodes, ranks)?;
+        episodes.iter_mut().zip(scores).for_each(|(episode, score)| episode.score = score);
         self.estimate_values(episodes)?;
         let policy = self.policy.objective();
         let rest: Vec<usize> = match first {
@@ -214,9 +215,12 @@ impl Ppo {
     /// better use.
     fn estimate_values(&self, episodes: &mut [Episode]) -> Result<()> {
         let Some(values) = &self.values else { return Ok(()) };
-        for batch in batches(episodes, &(0..episodes.len()).collect::<Vec<_>>()) {
-            let read = values.objective().read(answers_of(episodes, &batch), Pass::Eval)?.to_vec1()?;
-            split_among(read, episodes, &batch, |episode| &mut episode.values);
+        let batches = batches(episodes, &(0..episodes.len()).collect::<Vec<_>>());
+        let read = values.ranks().share_out(batches.len(), |i| {
+            Ok(values.objective().read(answers_of(episodes, &batches[i]), Pass::Eval)?.to_vec1::<f32>()?)
+        })?;
+        for (read, batch) in read.into_iter().zip(&batches) {
+            split_among(read, episodes, batch, |episode| &mut episode.values);
         }
         values.objective().gpt.free_packed();
         Ok(())

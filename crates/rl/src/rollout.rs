@@ -228,27 +228,21 @@ pub(crate) fn shared_out(
     ranks: &Ranks,
     sample: impl FnOnce(Range<usize>) -> Result<Vec<Episode>>,
 ) -> Result<Vec<Episode>> {
-    let part = |rank: usize| prompts.len() * rank / ranks.size();
-    let own = part(ranks.rank())..part(ranks.rank() + 1);
-    let episodes = if own.is_empty() { Vec::new() } else { sample(own)? };
     if ranks.is_alone() {
-        return Ok(episodes);
+        return sample(0..prompts.len());
     }
-    let answers: Vec<SampledAnswer> = episodes.iter().map(SampledAnswer::of).collect();
-    let mut all = Vec::new();
-    for told in ranks.gather(&serde_json::to_vec(&answers)?)? {
-        all.extend(serde_json::from_slice::<Vec<SampledAnswer>>(&told)?);
-    }
-    Ok(all.into_iter().zip(prompts).map(|(answer, prompt)| answer.episode(prompt)).collect())
+    let answers =
+        ranks.share_records(prompts.len(), |own| Ok(sample(own)?.iter().map(SampledAnswer::of).collect::<Vec<_>>()))?;
+    Ok(answers.into_iter().zip(prompts).map(|(answer, prompt)| answer.episode(prompt)).collect())
 }
 
-/// The score that `rewarder` gives each of `episodes`.
+/// The score that `rewarder` gives each of `episodes`, which `ranks` share out.
 ///
 /// # Errors
 /// When one cannot be scored, or its score is not finite.
-pub(crate) fn scores(rewarder: &dyn Rewarder, ends: &Ends, episodes: &[Episode]) -> Result<Vec<f32>> {
+pub(crate) fn scores(rewarder: &dyn Rewarder, ends: &Ends, episodes: &[Episode], ranks: &Ranks) -> Result<Vec<f32>> {
     let answers: Vec<Answer> = episodes.iter().map(|episode| ends.as_trained(episode)).collect();
-    let scores = rewarder.scores(&answers)?;
+    let scores = ranks.share_parts(answers.len(), |own| rewarder.scores(&answers[own]))?;
     ensure!(
         scores.iter().all(|score| score.is_finite()),
         "the reward model returned NaN or an infinite score; its weights are damaged or its training diverged"

@@ -107,7 +107,7 @@ impl<L: Learner> Fit<'_, L> {
                 self.state.finished = self.state.is_over(self.config);
                 stop = match self.state.finished {
                     true => None,
-                    false => self.agreed(interrupt.reason(longest_step + longest_save))?,
+                    false => Stop::of_all(interrupt.reason(longest_step + longest_save), self.context.ranks)?,
                 };
                 if due || stop.is_some() || failure.is_some() {
                     let begun = Instant::now();
@@ -172,12 +172,6 @@ impl<L: Learner> Fit<'_, L> {
                 Ok(())
             }
         }
-    }
-
-    /// Why all ranks stop: the reason of the first of them that has one.
-    fn agreed(&self, own: Option<Stop>) -> Result<Option<Stop>> {
-        let of_ranks = self.context.ranks.gather(&[own.map_or(0, Stop::number)])?;
-        Ok(of_ranks.iter().flatten().find_map(|&number| Stop::of_number(number)))
     }
 
     fn save(&mut self, clock: &Clock) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result};
 use gptkit_data::unfinished::signals_are_handled;
+use gptkit_ranks::Ranks;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::sync::Arc;
@@ -27,8 +28,17 @@ impl Stop {
         }
     }
 
+    /// Why all ranks stop: the reason of the first of them that has one. Every rank must call it.
+    ///
+    /// # Errors
+    /// When a rank has ended, or does not answer in time.
+    pub fn of_all(own: Option<Self>, ranks: &Ranks) -> Result<Option<Self>> {
+        let of_ranks = ranks.gather(&[own.map_or(0, Self::number)])?;
+        Ok(of_ranks.iter().flatten().find_map(|&number| Self::of_number(number)))
+    }
+
     /// A number that is not 0, for other ranks.
-    pub(crate) fn number(self) -> u16 {
+    fn number(self) -> u16 {
         match self {
             Self::Signal(signal) => 1 + u16::from(signal),
             Self::Time => u16::MAX,
@@ -36,7 +46,7 @@ impl Stop {
     }
 
     /// What [`Stop::number`] says; nothing for 0.
-    pub(crate) fn of_number(number: u16) -> Option<Self> {
+    fn of_number(number: u16) -> Option<Self> {
         match number {
             0 => None,
             u16::MAX => Some(Self::Time),

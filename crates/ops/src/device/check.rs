@@ -1,10 +1,11 @@
 //! Each operation of a device beside what it computes in candle's operations on the CPU, on a few numbers: without a GPU in
 //! the gate, that is what a user can go by.
 
+use super::attention::{AttentionShape, Visibility, attend, attend_backward};
 use super::gpu::{keep_freed_memory, set_ready};
 use super::kernels::{
-    AttentionShape, add_residual, attend, attend_backward, bias_gelu, column_sums, gelu_backward, normalize,
-    normalize_backward, residual_backward, row_log_probs, row_log_probs_backward, row_losses, sees, squares,
+    add_column_sums, add_residual, bias_gelu, gelu_backward, normalize, normalize_backward, residual_backward,
+    row_log_probs, row_log_probs_backward, row_losses, squares,
 };
 use super::products::{add_rows, product};
 use crate::adamw::{Adam, adamw};
@@ -95,7 +96,8 @@ fn results(device: &Device, dtype: DType) -> Result<Vec<(&'static str, Tensor)>>
     let dx = normalize_backward(&as_read(7, &[N, D])?, &x, &stats, &norm, Some(&draw(8, &[N, D])?))?;
     found.extend([("gradients of layer norms", dx), ("gradients of gains", gradient(&norm.gain)?)]);
     found.push(("gradients of biases", gradient(&norm.bias)?));
-    found.push(("sums of columns", column_sums(&as_read(9, &[N, D])?)?));
+    let columns = as_read(9, &[N, D])?;
+    found.push(("sums of columns", add_column_sums(Some(add_column_sums(None, &columns)?), &columns)?));
 
     let (wide, active) = bias_gelu(as_read(10, &[N, 4 * D])?, &draw(11, &[4 * D])?)?;
     found.push(("GELU", active));
@@ -108,6 +110,16 @@ fn results(device: &Device, dtype: DType) -> Result<Vec<(&'static str, Tensor)>>
     }
     found.push(("dropout", dropout(&stream, drop)?));
 
+    // Heads of more than 64 numbers go through another kernel where operands are bf16.
+    const WIDE: usize = 72;
+    let windows = Sequences::windows(1, T);
+    let sees = Visibility::of(&windows, device)?;
+    let shape = AttentionShape { n_head: 1, mask: Mask::Causal, sequences: &windows, sees: &sees, drop: Some(drop) };
+    let attended = attend(&as_read(25, &[T, 3 * WIDE])?, &draw(26, &[3 * WIDE])?, &shape)?;
+    found.push(("attention of wide heads", attended.mixed.clone()));
+    let dqkv = attend_backward(&as_read(27, &[T, WIDE])?, &attended, &shape)?;
+    found.push(("gradients of attention of wide heads", dqkv));
+
     let packed = Sequences::packed(T, [&[0u32, 40, 41][..], &[0]])?;
     let branching = Sequences::branching([(20, &[30usize, 50][..]), (0, &[10, 20]), (60, &[110])])?;
     for sequences in [Sequences::windows(B, T), packed, branching] {
@@ -116,11 +128,11 @@ fn results(device: &Device, dtype: DType) -> Result<Vec<(&'static str, Tensor)>>
                 continue;
             }
             for drop in [None, Some(drop)] {
-                let sees = sees(&sequences, device)?;
+                let sees = Visibility::of(&sequences, device)?;
                 let shape = AttentionShape { n_head: H, mask, sequences: &sequences, sees: &sees, drop };
-                let (mixed, heads) = attend(&as_read(16, &[N, 3 * D])?, &draw(17, &[3 * D])?, &shape)?;
-                found.push(("attention", mixed));
-                found.push(("gradients of attention", attend_backward(&as_read(18, &[N, D])?, &heads, &shape)?));
+                let attended = attend(&as_read(16, &[N, 3 * D])?, &draw(17, &[3 * D])?, &shape)?;
+                found.push(("attention", attended.mixed.clone()));
+                found.push(("gradients of attention", attend_backward(&as_read(18, &[N, D])?, &attended, &shape)?));
             }
         }
     }
@@ -133,10 +145,13 @@ fn results(device: &Device, dtype: DType) -> Result<Vec<(&'static str, Tensor)>>
     let (targets, scores) = (Tensor::new(targets, device)?, (draw(21, &[N, 101])? * 3.0)?);
     let (losses, gradient_of_scores) = row_losses(&scores, &targets, &Tensor::new(&[0.25f32], device)?, Some(dtype))?;
     found.push(("losses", losses));
-    found.extend(gradient_of_scores.map(|gradient| ("gradients of losses", gradient)));
+    let first = |x: Tensor| x.narrow(1, 0, 101)?.contiguous();
+    if let Some(gradient) = gradient_of_scores {
+        found.push(("gradients of losses", first(gradient)?));
+    }
     found.push(("log-probabilities", row_log_probs(&scores, &ids, 0.7)?));
     let gradient_of_scores = row_log_probs_backward(&scores, &ids, &draw(22, &[2, N])?, 0.7, dtype)?;
-    found.push(("gradients of log-probabilities", gradient_of_scores));
+    found.push(("gradients of log-probabilities", first(gradient_of_scores)?));
 
     let (mean, square) =
         (Var::from_tensor(&draw(23, &[D, 2 * D])?)?, Var::from_tensor(&draw(24, &[D, 2 * D])?.sqr()?)?);

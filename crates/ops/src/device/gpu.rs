@@ -36,6 +36,11 @@ impl KernelDropout {
     pub(crate) fn new(key: Key, first: u64, p: f32) -> Self {
         Self { seed: key.seed, stream: key.draw.stream(), first, p, keep: 1.0 / (1.0 - p) }
     }
+
+    /// What kept elements are multiplied by; 0 without dropout.
+    pub(super) fn keep(&self) -> f32 {
+        self.keep
+    }
 }
 
 /// Blocks of a grid and threads of a block, in two dimensions.
@@ -44,23 +49,25 @@ impl KernelDropout {
 pub(crate) struct KernelGrid {
     pub(crate) blocks: (usize, usize),
     pub(crate) threads: (u32, u32),
+    /// Bytes of shared memory of a block, beside those that the kernel declares.
+    pub(crate) shared: usize,
 }
 
 impl KernelGrid {
     /// A block for each of `rows` rows of `width` elements, of which a thread takes four at a time.
     pub(crate) fn rows(rows: usize, width: usize) -> Self {
         let threads = width.div_ceil(4).next_multiple_of(32).clamp(32, if width > 8192 { 1024 } else { 256 });
-        Self { blocks: (rows, 1), threads: (threads as u32, 1) }
+        Self { blocks: (rows, 1), threads: (threads as u32, 1), shared: 0 }
     }
 
     /// A warp for each of `rows` rows.
     pub(crate) fn warps(rows: usize) -> Self {
-        Self { blocks: (rows.div_ceil(8), 1), threads: (256, 1) }
+        Self { blocks: (rows.div_ceil(8), 1), threads: (256, 1), shared: 0 }
     }
 
     /// Threads that share `n` elements.
     pub(crate) fn elements(n: usize) -> Self {
-        Self { blocks: (n.div_ceil(1024).clamp(1, 16 * 1024), 1), threads: (256, 1) }
+        Self { blocks: (n.div_ceil(1024).clamp(1, 16 * 1024), 1), threads: (256, 1), shared: 0 }
     }
 }
 
@@ -126,6 +133,7 @@ mod with {
 
     /// As PTX, which the driver compiles for its GPU.
     const KERNELS: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+    const ATTENTION: &str = include_str!(concat!(env!("OUT_DIR"), "/attention.ptx"));
 
     // SAFETY: it is plain data in C's layout, as the kernels declare it.
     unsafe impl DeviceRepr for KernelDropout {}
@@ -156,7 +164,14 @@ mod with {
                 _ => Ok(0),
             })
             .collect::<Result<Vec<u64>>>()?;
-        let kernel = device.get_or_load_custom_func(name, "gptkit", KERNELS)?;
+        let kernel = match name.starts_with("fused_attention") {
+            true => device.get_or_load_custom_func(name, "gptkit_attention", ATTENTION)?,
+            false => device.get_or_load_custom_func(name, "gptkit", KERNELS)?,
+        };
+        if grid.shared > 0 {
+            let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            kernel.set_attribute(most, grid.shared as i32).map_err(Error::wrap)?;
+        }
         let mut launch = kernel.builder();
         for (argument, pointer) in arguments.iter().zip(&pointers) {
             match argument {
@@ -170,7 +185,7 @@ mod with {
         let config = LaunchConfig {
             grid_dim: (grid.blocks.0 as u32, grid.blocks.1 as u32, 1),
             block_dim: (grid.threads.0, grid.threads.1, 1),
-            shared_mem_bytes: 0,
+            shared_mem_bytes: grid.shared as u32,
         };
         // SAFETY: callers pass the arguments that the kernel declares, and tensors of the sizes that they name.
         unsafe { launch.launch(config) }.map_err(Error::wrap)?;

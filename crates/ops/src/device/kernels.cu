@@ -1,26 +1,7 @@
 // Kernels of the device path. Each has a twin in candle's operations (`kernels.rs`), which says what it computes. Sums are
 // f32, in an order that depends on sizes alone.
 
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long long u64;
-
-#define NO_LIMIT __int_as_float(0x7f800000)
-
-struct bf16 {
-    u16 bits;
-};
-
-__device__ __forceinline__ float get(float x) { return x; }
-__device__ __forceinline__ float get(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
-
-__device__ __forceinline__ void put(float &to, float x) { to = x; }
-__device__ __forceinline__ void put(bf16 &to, float x) {
-    u32 bits = __float_as_uint(x);
-    bits += 0x7fff + ((bits >> 16) & 1); // to the nearest, ties to even
-    to.bits = x == x ? (u16)(bits >> 16) : 0x7fff;
-}
+#include "shared.cuh"
 
 // V numbers that follow each other; four at once need an address that four of them divide.
 template <int V> __device__ __forceinline__ void load(const float *from, float (&x)[V]) {
@@ -56,10 +37,10 @@ template <int V> __device__ __forceinline__ void store(bf16 *to, const float (&x
     }
 }
 
-// A reference to what sums up, which over_row takes by value.
+// A reference to what sums up, which over_row and over_all take by value.
 template <class F> struct SumOf {
     F &of;
-    template <int V> __device__ __forceinline__ void at(u32 i) { of.template at<V>(i); }
+    template <int V> __device__ __forceinline__ void at(u64 i) { of.template at<V>(i); }
 };
 template <class F> __device__ __forceinline__ SumOf<F> sum_of(F &of) { return SumOf<F>{of}; }
 
@@ -109,28 +90,7 @@ __device__ __forceinline__ float block_max(float x) {
     return warp_max(threadIdx.x % 32 < blockDim.x / 32 ? parts[threadIdx.x % 32] : -NO_LIMIT);
 }
 
-// ---- Dropout: Philox 4x32-10, the numbers that the CPU draws
-
-struct Drop {
-    u64 seed, stream, first; // number of the first element
-    float p, keep;           // probability of removal; 1 / (1 - p), or 0 where there is no dropout
-};
-
-__device__ __forceinline__ float dropped(const Drop &at, u64 element) {
-    element += at.first;
-    u32 key0 = (u32)at.seed, key1 = (u32)(at.seed >> 32);
-    u64 block = element / 4;
-    u32 c0 = (u32)block, c1 = (u32)(block >> 32), c2 = (u32)at.stream, c3 = (u32)(at.stream >> 32);
-    for (int round = 0; round < 10; round++) {
-        u64 a = (u64)c0 * 0xD2511F53u, b = (u64)c2 * 0xCD9E8D57u;
-        u32 n0 = (u32)(b >> 32) ^ c1 ^ key0, n2 = (u32)(a >> 32) ^ c3 ^ key1;
-        c0 = n0, c1 = (u32)b, c2 = n2, c3 = (u32)a;
-        key0 += 0x9E3779B9u, key1 += 0xBB67AE85u;
-    }
-    u32 which = (u32)(element % 4);
-    u32 word = which == 0 ? c0 : which == 1 ? c1 : which == 2 ? c2 : c3;
-    return (float)(word >> 8) / 16777216.0f >= at.p ? at.keep : 0.0f;
-}
+// ---- Dropout
 
 template <class E> __device__ void drop(const E *x, E *y, u64 n, Drop at) {
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (u64)gridDim.x * blockDim.x)
@@ -213,49 +173,70 @@ __device__ void norm_backward(const G *dy, const float *x, const float *gain, co
     over_row(d, NormBackward<G>{of, add ? add + row : add, dx + row});
 }
 
-// Blocks of 32 columns and 8 rows; block y of the grid sums rows y, y + gridDim.y, … eight at a time.
-__device__ __forceinline__ float over_rows(float x) {
-    __shared__ float parts[8][33];
+// Blocks of 32 threads in a row, V columns each, and 8 rows; block y of the grid sums rows y, y + gridDim.y, … eight at a time.
+template <int V> __device__ __forceinline__ void over_rows(float (&x)[V]) {
+    __shared__ float parts[V][8][33];
     __syncthreads();
-    parts[threadIdx.y][threadIdx.x] = x;
+    for (int k = 0; k < V; k++) parts[k][threadIdx.y][threadIdx.x] = x[k];
     __syncthreads();
-    float sum = 0.0f;
-    for (int row = 0; row < 8; row++) sum += parts[row][threadIdx.x];
-    return sum;
-}
-
-// partials: [gridDim.y, 2, d], of gain and bias.
-template <class G> __device__ void norm_parameters(const G *dy, const float *x, const float *stats, float *partials, u32 n, u32 d) {
-    u32 i = blockIdx.x * 32 + threadIdx.x;
-    float gain = 0.0f, bias = 0.0f;
-    if (i < d)
-        for (u32 row = blockIdx.y * 8 + threadIdx.y; row < n; row += gridDim.y * 8) {
-            float g = get(dy[(u64)row * d + i]);
-            gain += g * (x[(u64)row * d + i] - stats[2 * row]) * stats[2 * row + 1], bias += g;
-        }
-    gain = over_rows(gain), bias = over_rows(bias);
-    if (i < d && threadIdx.y == 0) {
-        partials[(u64)blockIdx.y * 2 * d + i] = gain;
-        partials[((u64)blockIdx.y * 2 + 1) * d + i] = bias;
+    for (int k = 0; k < V; k++) {
+        x[k] = 0.0f;
+        for (int row = 0; row < 8; row++) x[k] += parts[k][row][threadIdx.x];
     }
 }
 
-// partials: [gridDim.y, m].
-template <class E> __device__ void column_sums(const E *x, float *partials, u32 n, u32 m) {
-    u32 i = blockIdx.x * 32 + threadIdx.x;
-    float sum = 0.0f;
-    if (i < m)
-        for (u32 row = blockIdx.y * 8 + threadIdx.y; row < n; row += gridDim.y * 8) sum += get(x[(u64)row * m + i]);
-    sum = over_rows(sum);
-    if (i < m && threadIdx.y == 0) partials[(u64)blockIdx.y * m + i] = sum;
+template <int V, class G>
+__device__ __forceinline__ void norm_parameters(const G *dy, const float *x, const float *stats, float *partials, u32 n, u32 d) {
+    u32 i = (blockIdx.x * 32 + threadIdx.x) * V;
+    float gain[V] = {}, bias[V] = {};
+    if (i < d)
+        for (u32 row = blockIdx.y * 8 + threadIdx.y; row < n; row += gridDim.y * 8) {
+            float g[V], v[V];
+            load<V>(dy + (u64)row * d + i, g), load<V>(x + (u64)row * d + i, v);
+            for (int k = 0; k < V; k++) gain[k] += g[k] * (v[k] - stats[2 * row]) * stats[2 * row + 1], bias[k] += g[k];
+        }
+    over_rows(gain), over_rows(bias);
+    if (i < d && threadIdx.y == 0) {
+        store<V>(partials + (u64)blockIdx.y * 2 * d + i, gain);
+        store<V>(partials + ((u64)blockIdx.y * 2 + 1) * d + i, bias);
+    }
 }
 
-extern "C" __global__ void add_partials(const float *partials, float *out, u32 n, u32 m) {
+// partials: [gridDim.y, 2, d], of gain and bias. A thread takes four columns where four divides d.
+template <class G> __device__ void norm_parameters(const G *dy, const float *x, const float *stats, float *partials, u32 n, u32 d) {
+    if (d % 4 == 0)
+        norm_parameters<4>(dy, x, stats, partials, n, d);
+    else
+        norm_parameters<1>(dy, x, stats, partials, n, d);
+}
+
+template <int V, class E> __device__ __forceinline__ void column_sums(const E *x, float *partials, u32 n, u32 m) {
+    u32 i = (blockIdx.x * 32 + threadIdx.x) * V;
+    float sum[V] = {};
+    if (i < m)
+        for (u32 row = blockIdx.y * 8 + threadIdx.y; row < n; row += gridDim.y * 8) {
+            float v[V];
+            load<V>(x + (u64)row * m + i, v);
+            for (int k = 0; k < V; k++) sum[k] += v[k];
+        }
+    over_rows(sum);
+    if (i < m && threadIdx.y == 0) store<V>(partials + (u64)blockIdx.y * m + i, sum);
+}
+
+// partials: [gridDim.y, m]. A thread takes four columns where four divides m.
+template <class E> __device__ void column_sums(const E *x, float *partials, u32 n, u32 m) {
+    if (m % 4 == 0)
+        column_sums<4>(x, partials, n, m);
+    else
+        column_sums<1>(x, partials, n, m);
+}
+
+extern "C" __global__ void add_partials(const float *partials, float *out, u32 n, u32 m, u32 is_sum) {
     u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= m) return;
     float sum = 0.0f;
     for (u32 row = 0; row < n; row++) sum += partials[(u64)row * m + i];
-    out[i] = sum;
+    out[i] = is_sum ? out[i] + sum : sum;
 }
 
 // ---- Between products
@@ -414,19 +395,6 @@ template <class E> __device__ void join_heads(const E *x, E *y, u32 width, u32 b
     over_heads(width, k, JoinHeads<E>{x, y + (u64)blockIdx.x * width, batch, heads, t, k});
 }
 
-// What a token sees of its window: its segment and its stem; and its position.
-struct Sees {
-    u32 start, end, stem_start, stem_end, position;
-};
-
-// kind: 0 both sides, 1 causal, 2 a band of `width` positions; q: the query's place.
-__device__ __forceinline__ bool visible(const Sees &query, u32 q, u32 key, u32 kind, u32 width) {
-    bool own = key >= query.start && key < query.end, stem = key >= query.stem_start && key < query.stem_end;
-    if (!(own || stem) || (kind != 0 && key > q)) return false;
-    u32 position = own ? query.position + key - q : key - query.stem_start;
-    return kind != 2 || position + width > query.position;
-}
-
 // Runs f(step, key) for the places of a row of `keys` numbers that a thread of a warp takes, V at a time: at most N, known
 // when this is compiled so that what is held of each stays in registers; any number where N is 0.
 template <int V, int N, class F> __device__ __forceinline__ void over_steps(u32 keys, F f) {
@@ -516,11 +484,12 @@ __device__ void attention_weights_backward(const E *weights, E *dweights, u32 n,
 
 // ---- Tables
 
-// Adds row n of dy, [n, d], to row ids[n] of sums, [v, d], in order. A warp a row of the table and 256 columns.
+// Adds row n of dy, [n, d], to row ids[n] of sums, [v, d], in order. A warp a row of the table and 1,024 columns.
 extern "C" __global__ void add_rows(const u32 *ids, const float *dy, float *sums, u32 n, u32 v, u32 d) {
+    constexpr int PARTS = 32;
     __shared__ u32 chunk[1024];
-    u32 row = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32, column = blockIdx.y * 256 + lane;
-    float sum[8] = {};
+    u32 row = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32, column = blockIdx.y * 32 * PARTS + lane;
+    float sum[PARTS] = {};
     bool found = false;
     for (u32 first = 0; first < n; first += 1024) {
         u32 count = min(1024u, n - first);
@@ -533,14 +502,14 @@ extern "C" __global__ void add_rows(const u32 *ids, const float *dy, float *sums
                 u64 at = (u64)(first + i + __ffs(hits) - 1) * d + column;
                 hits &= hits - 1, found = true;
 #pragma unroll
-                for (int part = 0; part < 8; part++)
+                for (int part = 0; part < PARTS; part++)
                     if (column + 32 * part < d) sum[part] += dy[at + 32 * part];
             }
         }
     }
     if (!found || row >= v) return;
 #pragma unroll
-    for (int part = 0; part < 8; part++)
+    for (int part = 0; part < PARTS; part++)
         if (column + 32 * part < d) sums[(u64)row * d + column + 32 * part] += sum[part];
 }
 
@@ -564,7 +533,7 @@ __device__ __forceinline__ void row_sums(const float *scores, u32 v, float scale
 }
 
 // losses: −log softmax(row)[target], 0 where the target is IGNORE; gradient, where it is wanted: share·(softmax − one-hot).
-// Rows of at most blockDim.x·N scores are read once.
+// Rows of at most blockDim.x·N scores are read once. What lies between rows of gradients becomes zeros.
 template <int N, class E>
 __device__ void loss_rows(const float *scores, const u32 *targets, const float *share, float *losses, E *gradient, u32 v,
                           u32 stride) {
@@ -592,6 +561,7 @@ __device__ void loss_rows(const float *scores, const u32 *targets, const float *
     }
     if (threadIdx.x == 0) losses[blockIdx.x] = counts ? most + logf(total) - of_target : target == ~0u ? 0.0f : __int_as_float(0x7fc00000);
     if (!gradient) return;
+    for (u32 i = v + threadIdx.x; i < stride; i += blockDim.x) put(gradient[row + i], 0.0f);
     float scale = counts ? share[0] / total : 0.0f, one = counts ? share[0] : 0.0f;
     if constexpr (N > 0) {
 #pragma unroll
@@ -636,6 +606,7 @@ __device__ void log_prob_rows_backward(const float *scores, const u32 *tokens, c
         weighted += z * __expf(z);
     }
     float mean = block_sum(weighted) / total;
+    for (u32 i = v + threadIdx.x; i < stride; i += blockDim.x) put(gradient[row + i], 0.0f);
     for (u32 i = threadIdx.x; i < v; i += blockDim.x) {
         float z = (scores[i] - most) * scale;
         float d = -scale * (__expf(z) / total) * (dlog_prob + dentropy * (z - mean));
@@ -645,24 +616,44 @@ __device__ void log_prob_rows_backward(const float *scores, const u32 *tokens, c
 
 // ---- The update
 
+struct Adam {
+    float *w, *m, *s;
+    const float *g;
+    float scale, beta1, beta2, eps, keep, rate, root;
+    template <int V> __device__ __forceinline__ void at(u64 i) {
+        float weight[V], mean[V], square[V], grad[V];
+        load<V>(w + i, weight), load<V>(m + i, mean), load<V>(s + i, square), load<V>(g + i, grad);
+        for (int k = 0; k < V; k++) {
+            grad[k] *= scale;
+            mean[k] = beta1 * mean[k] + (1.0f - beta1) * grad[k];
+            square[k] = beta2 * square[k] + (1.0f - beta2) * grad[k] * grad[k];
+            weight[k] = keep * weight[k] - rate * mean[k] / (sqrtf(square[k]) * root + eps);
+        }
+        store<V>(w + i, weight), store<V>(m + i, mean), store<V>(s + i, square);
+    }
+};
+
 extern "C" __global__ void adamw(float *w, float *m, float *s, const float *g, u64 n, float scale, float beta1, float beta2,
                                  float eps, float keep, float rate, float root) {
-    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (u64)gridDim.x * blockDim.x) {
-        float grad = g[i] * scale;
-        float mean = beta1 * m[i] + (1.0f - beta1) * grad;
-        float square = beta2 * s[i] + (1.0f - beta2) * grad * grad;
-        m[i] = mean, s[i] = square;
-        w[i] = keep * w[i] - rate * mean / (sqrtf(square) * root + eps);
-    }
+    over_all(n, Adam{w, m, s, g, scale, beta1, beta2, eps, keep, rate, root});
 }
+
+struct Squares {
+    const float *x;
+    double sum;
+    template <int V> __device__ __forceinline__ void at(u64 i) {
+        float v[V];
+        load<V>(x + i, v);
+        for (int k = 0; k < V; k++) sum += (double)v[k] * (double)v[k];
+    }
+};
 
 // Σ x² of parts of x to partials, [gridDim.x].
 extern "C" __global__ void squares(const float *x, double *partials, u64 n) {
-    double sum = 0.0;
-    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (u64)gridDim.x * blockDim.x)
-        sum += (double)x[i] * (double)x[i];
+    Squares squares{x, 0.0};
+    over_all(n, sum_of(squares));
     __shared__ double parts[256];
-    parts[threadIdx.x] = sum;
+    parts[threadIdx.x] = squares.sum;
     for (u32 half = blockDim.x / 2; half > 0; half /= 2) {
         __syncthreads();
         if (threadIdx.x < half) parts[threadIdx.x] += parts[threadIdx.x + half];

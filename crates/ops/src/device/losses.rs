@@ -2,7 +2,7 @@
 
 use super::computed::computed;
 use super::kernels::{row_log_probs, row_log_probs_backward, row_losses};
-use super::products::{product, product_in_rows};
+use super::products::{product, product_in_rows, product_of_common};
 use crate::cross_entropy::IGNORE;
 use crate::parameter::Parameter;
 use crate::path::Precision;
@@ -23,8 +23,10 @@ fn parts(n: usize, v: usize) -> impl Iterator<Item = (usize, usize)> {
 /// # Errors
 /// When the shapes do not fit.
 pub(crate) fn scores(hidden: &Tensor, table: &Parameter, precision: Precision) -> Result<Tensor> {
-    let dtype = precision.dtype();
-    product(&hidden.contiguous()?.to_dtype(dtype)?, &table.cast(dtype)?.t()?, DType::F32)
+    let (dtype, v) = (precision.dtype(), table.var().dim(0)?);
+    product(&hidden.contiguous()?.to_dtype(dtype)?, &table.cast_table(dtype)?.t()?, DType::F32)?
+        .narrow(1, 0, v)?
+        .contiguous()
 }
 
 /// As [`crate::language_model_loss`].
@@ -47,16 +49,16 @@ pub(crate) fn language_model_loss(
     let share = (counted.maximum(1f64)?.recip()? * weight)?; // [1]
     let type_of_gradient = precision.dtype();
     let rows = hidden.detach().contiguous()?.to_dtype(type_of_gradient)?;
-    let cast = table.cast(type_of_gradient)?;
+    let cast = table.cast_table(type_of_gradient)?;
     let (mut losses, mut gradients) = (Vec::new(), Vec::new());
     for (first, count) in parts(n, v) {
         let (hidden, targets) = (rows.narrow(0, first, count)?, targets.narrow(0, first, count)?.contiguous()?);
-        let scores = product_in_rows(&hidden, &cast.t()?)?;
+        let scores = product_in_rows(&hidden, &cast.t()?, v)?;
         let (part, gradient) = row_losses(&scores, &targets, &share, learn.then_some(type_of_gradient))?;
         losses.push(part.sum_all()?);
         if let Some(gradient) = gradient {
-            gradients.push(product(&gradient, &cast, DType::F32)?);
-            table.add_tensor_product(&gradient, &hidden)?;
+            gradients.push(product_of_common(&gradient, &cast)?);
+            table.add_tensor_product(&gradient.narrow(1, 0, v)?, &hidden)?;
         }
     }
     let loss = (Tensor::stack(&losses, 0)?.sum_all()? * share.squeeze(0)?)?;
@@ -89,7 +91,7 @@ pub(crate) fn token_log_probs(
     let tokens = Tensor::new(tokens, hidden.device())?;
     let scored = move |table: &Parameter, rows: &Tensor, tokens: &Tensor, (first, count): (usize, usize)| {
         let (hidden, tokens) = (rows.narrow(0, first, count)?, tokens.narrow(0, first, count)?);
-        Ok((product_in_rows(&hidden, &table.cast(dtype)?.t()?)?, hidden, tokens))
+        Ok((product_in_rows(&hidden, &table.cast_table(dtype)?.t()?, v)?, hidden, tokens))
     };
     let n = rows.dim(0)?;
     let found = parts(n, v)
@@ -109,8 +111,8 @@ pub(crate) fn token_log_probs(
             let (scores, hidden, tokens) = scored(&table, &rows, &tokens, part)?;
             let dfound = dfound.narrow(1, first, count)?;
             let gradient = row_log_probs_backward(&scores, &tokens, &dfound, per_score, dtype)?;
-            gradients.push(product(&gradient, &table.cast(dtype)?, DType::F32)?);
-            table.add_tensor_product(&gradient, &hidden)?;
+            gradients.push(product_of_common(&gradient, &table.cast_table(dtype)?)?);
+            table.add_tensor_product(&gradient.narrow(1, 0, v)?, &hidden)?;
         }
         Ok(Some(Tensor::cat(&gradients, 0)?))
     })

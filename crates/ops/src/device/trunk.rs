@@ -1,9 +1,9 @@
 //! Blocks one after the other on a device, and their gradient block by block.
 
+use super::attention::{Attended, AttentionShape, Visibility, attend, attend_backward};
 use super::computed::computed;
 use super::kernels::{
-    AttentionShape, add_residual, attend, attend_backward, bias_add, bias_gelu, column_sums, gelu_backward, normalize,
-    normalize_backward, residual_backward, sees,
+    add_residual, bias_add, bias_gelu, gelu_backward, normalize, normalize_backward, residual_backward,
 };
 use super::products::product;
 use crate::block::{Block, DropoutSites};
@@ -26,8 +26,11 @@ pub(crate) fn forward(
     drops: &[DropoutSites],
     keep: SaveForBackward,
 ) -> Result<Tensor> {
-    let batch =
-        DeviceBatch { sequences: Arc::clone(sequences), sees: sees(sequences, x.device())?, dtype: precision.dtype() };
+    let batch = DeviceBatch {
+        sequences: Arc::clone(sequences),
+        sees: Visibility::of(sequences, x.device())?,
+        dtype: precision.dtype(),
+    };
     let drops_of = |layer: usize, drops: &[DropoutSites]| drops.get(layer).copied().unwrap_or_default();
     let mut kept = Vec::new();
     let mut stream = x.detach().contiguous()?;
@@ -133,17 +136,14 @@ fn forward_product(linear: &Linear, x: &Tensor) -> Result<Tensor> {
 /// The gradient of `x` in [`forward_product`] from that of its result; adds those of weight and bias.
 fn backward_product(linear: &Linear, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     linear.weight.add_tensor_product(x, dy)?;
-    if !linear.bias.is_frozen() {
-        linear.bias.accumulate(&column_sums(dy)?)?;
-    }
+    linear.bias.add_tensor_columns(dy)?;
     product(dy, &linear.weight.cast(x.dtype())?.t()?, x.dtype())
 }
 
 /// What a forward pass of several blocks has in common.
 struct DeviceBatch {
     sequences: Arc<Sequences>,
-    /// [`sees`] of them.
-    sees: Tensor,
+    sees: Visibility,
     /// Of what products read.
     dtype: DType,
 }
@@ -152,10 +152,7 @@ struct DeviceBatch {
 struct DeviceActivations {
     /// What attention's projection reads, `[N, D]`.
     read: Tensor,
-    /// Queries, keys and values.
-    heads: Tensor,
-    /// What attention mixed, `[N, D]`.
-    mixed: Tensor,
+    attended: Attended,
     /// The residual sum after attention, `[B, T, D]`.
     middle: Tensor,
     /// Mean and 1/σ of what the first norm reads, and of what the second reads.
@@ -184,8 +181,8 @@ impl DeviceBatch {
             (flat(x)?.to_dtype(self.dtype)?, None)
         };
         let qkv = forward_product(&block.c_attn, &read)?;
-        let (mixed, heads) = attend(&qkv, &bias(&block.c_attn), &self.shape(block, drops))?;
-        let y = forward_product(&block.attn_proj, &mixed)?;
+        let attended = attend(&qkv, &bias(&block.c_attn), &self.shape(block, drops))?;
+        let y = forward_product(&block.attn_proj, &attended.mixed)?;
         let middle = add_residual(x, &y, &bias(&block.attn_proj), drops.attended)?;
         let mlp = |read: &Tensor| {
             let (wide, active) = bias_gelu(forward_product(&block.c_fc, read)?, &bias(&block.c_fc))?;
@@ -196,7 +193,7 @@ impl DeviceBatch {
             let (y, wide) = mlp(&mlp_read)?;
             let out = add_residual(&middle, &y, &bias(&block.mlp_proj), drops.mlp)?;
             let stats = [stats, second];
-            return Ok((out, DeviceActivations { read, heads, mixed, middle, stats, mlp_read, wide, last: None }));
+            return Ok((out, DeviceActivations { read, attended, middle, stats, mlp_read, wide, last: None }));
         }
         let (normal, stats) = normalize(&flat(&middle)?, &block.ln_1, DType::F32)?;
         let mlp_read = normal.to_dtype(self.dtype)?;
@@ -204,7 +201,7 @@ impl DeviceBatch {
         let last = add_residual(&normal.reshape(x.shape())?, &y, &bias(&block.mlp_proj), drops.mlp)?;
         let (out, second) = normalize(&flat(&last)?, &block.ln_2, DType::F32)?;
         let (out, stats, last) = (out.reshape(x.shape())?, [stats, second], Some(last));
-        Ok((out, DeviceActivations { read, heads, mixed, middle, stats, mlp_read, wide, last }))
+        Ok((out, DeviceActivations { read, attended, middle, stats, mlp_read, wide, last }))
     }
 
     /// The gradient of the block's input `x` from that of its output, both `[B, T, D]`.
@@ -216,15 +213,15 @@ impl DeviceBatch {
         dout: &Tensor,
         drops: DropoutSites,
     ) -> Result<Tensor> {
-        let DeviceActivations { read, heads, mixed, middle, stats, mlp_read, wide: [wide, active], last } = kept;
+        let DeviceActivations { read, attended, middle, stats, mlp_read, wide: [wide, active], last } = kept;
         let shape = x.shape();
         let mlp = |dy: &Tensor| {
             let dwide = gelu_backward(&wide, &backward_product(&block.mlp_proj, &active, dy)?)?;
             backward_product(&block.c_fc, &mlp_read, &dwide)
         };
         let attention = |dy: &Tensor| {
-            let dmixed = backward_product(&block.attn_proj, &mixed, dy)?;
-            backward_product(&block.c_attn, &read, &attend_backward(&dmixed, &heads, &self.shape(block, drops))?)
+            let dmixed = backward_product(&block.attn_proj, &attended.mixed, dy)?;
+            backward_product(&block.c_attn, &read, &attend_backward(&dmixed, &attended, &self.shape(block, drops))?)
         };
         if let Some(last) = last {
             let norm = |dy: &Tensor, x: &Tensor, which: usize| {
