@@ -95,7 +95,7 @@ def readers(options, folder):
         "eval": lambda n: ["eval", "--model", base, *world, "--task", f"text={text}", "--json", "--out", folder / f"eval-{n}"],
         "score": lambda n: ["score", "--model", rm, "--data", records, "--out", folder / f"score-{n}"],
         "rank": lambda n: ["rank", "--model", rm, "--data", records, "--out", folder / f"rank-{n}"],
-        "win-rates": lambda n: ["win-rates", "--reference", base, "--model", sft, "--reward", rm, "--best-of", "2", "--prompts",
+        "win-rates": lambda n: ["win-rates", "--reference", sft, "--model", folder / "ppo-1", "--reward", rm, "--best-of", "2", "--prompts",
                                 "world:24", "--judge", rm, "--max-new-tokens", "16", "--json"],
     }
     for name, arguments in commands.items():

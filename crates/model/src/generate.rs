@@ -8,6 +8,7 @@ use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use gptkit_data::tokenizer::Tokenizer;
 use gptkit_ops::Cache;
+use rayon::prelude::*;
 use std::ops::ControlFlow;
 
 /// A prompt, and how its continuations are written, in one batch.
@@ -94,9 +95,14 @@ pub fn generate_from(
         }
         let tokens: Vec<&[u32]> = active.iter().map(|&r| rows[r].tokens()).collect();
         let logits = window.next_logits(&tokens)?; // [rows][V]
-        for (logits, &r) in logits.iter().zip(&active) {
+        let mut logits_of: Vec<Option<&[f32]>> = vec![None; rows.len()];
+        logits.iter().zip(&active).for_each(|(logits, &r)| logits_of[r] = Some(logits));
+        rows.par_iter_mut().zip(logits_of).try_for_each(|(row, logits)| match logits {
+            Some(logits) => row.push_token(logits, &decoding),
+            None => Ok(()),
+        })?;
+        for &r in &active {
             let row = &mut rows[r];
-            row.push_token(logits, &decoding)?;
             if row.finish() == Some(Finish::EndOfText) {
                 continue;
             }

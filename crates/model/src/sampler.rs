@@ -1,6 +1,7 @@
 //! Logits → token.
 
 use gptkit_config::{Check, Problems};
+use gptkit_ops::exponentials;
 use gptkit_rng::keyed::{Draw, Key, uniform};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -110,13 +111,30 @@ impl Normalizer {
     /// The normalizer of `logits`, `[V]`.
     pub fn of(logits: &[f32]) -> Self {
         let max = largest(logits);
-        Self { max, log_sum: logits.iter().map(|&v| f64::from(v - max).exp()).sum::<f64>().ln() }
+        Self { max, log_sum: total(&weights(logits, max, 1.0)).ln() }
     }
 
     /// The log-probability of a token with this logit, nats.
     pub fn log_prob(&self, logit: f32) -> f32 {
         (f64::from(logit - self.max) - self.log_sum) as f32
     }
+}
+
+/// exp((logit − max) / temperature) of each logit.
+fn weights(logits: &[f32], max: f32, temperature: f32) -> Vec<f64> {
+    let mut weights = vec![0.0; logits.len()];
+    exponentials(logits, max, temperature, &mut weights);
+    weights
+}
+
+/// The sum of `weights`, in an order that depends on their number alone.
+fn total(weights: &[f64]) -> f64 {
+    let (chunks, rest) = weights.as_chunks::<8>();
+    let mut lanes = [0.0; 8];
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, weight)| *lane += weight);
+    }
+    lanes.iter().chain(rest).sum()
 }
 
 fn largest(logits: &[f32]) -> f32 {
@@ -153,30 +171,41 @@ pub fn choose(logits: &[f32], seen: &[u32], sampling: &Sampling, place: TokenPos
         return ChosenToken { token: likeliest(logits), normalizer: None };
     }
     let max = largest(logits);
-    let weights: Vec<f64> = logits.iter().map(|&v| f64::from((v - max) / sampling.temperature).exp()).collect();
+    let weights = weights(logits, max, sampling.temperature);
     let TokenPosition { prompt, sample, position } = place;
     let key = Key { seed: sampling.seed, draw: Draw::Token { sample } };
     let drawn = uniform(key, (u64::from(prompt) << 32) | u64::from(position));
     if sampling.filters() {
         let candidates = candidates(&weights, sampling);
-        let total = candidates.iter().map(|c| c.1).sum();
-        let place = draw(candidates.iter().map(|c| c.1), total, drawn);
+        let weights: Vec<f64> = candidates.iter().map(|c| c.1).collect();
+        let place = draw(&weights, total(&weights), drawn);
         return ChosenToken { token: candidates.get(place).map_or(0, |c| c.0), normalizer: None };
     }
-    let total: f64 = weights.iter().sum();
-    let token = draw(weights.iter().copied(), total, drawn) as u32;
+    let total = total(&weights);
+    let token = draw(&weights, total, drawn) as u32;
     let own = as_they_are && sampling.temperature == 1.0;
     ChosenToken { token, normalizer: own.then(|| Normalizer { max, log_sum: total.ln() }) }
 }
 
-/// The number of the weight in which the share `drawn` of their `total` lies.
-fn draw(weights: impl ExactSizeIterator<Item = f64>, total: f64, drawn: f32) -> usize {
-    let (mut left, last) = (f64::from(drawn) * total, weights.len().saturating_sub(1));
-    for (number, weight) in weights.enumerate() {
-        left -= weight;
-        if left < 0.0 {
-            return number;
+/// The number of the weight in which the share `drawn` of `all`, their sum, lies.
+fn draw(weights: &[f64], all: f64, drawn: f32) -> usize {
+    const TOGETHER: usize = 512;
+    let (mut left, mut last) = (f64::from(drawn) * all, 0);
+    for (number, part) in weights.chunks(TOGETHER).enumerate() {
+        let sum = total(part);
+        if left >= sum {
+            left -= sum;
+            last = number * TOGETHER + part.len() - 1;
+            continue;
         }
+        for (i, weight) in part.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+            left -= weight;
+            last = number * TOGETHER + i;
+            if left < 0.0 {
+                break;
+            }
+        }
+        return last;
     }
     last // rounding left a crumb
 }

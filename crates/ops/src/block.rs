@@ -370,8 +370,7 @@ impl Block {
     ) -> Result<()> {
         self.project(precision, x, sizes, kept, workspace)?;
         let mixed = sized(&mut kept.mixed, sizes.tokens() * sizes.d);
-        past.add(&kept.qkv, sizes.sequences, self.n_head);
-        past.attend(&kept.qkv, sizes.sequences, self.mask, mixed);
+        past.step(&kept.qkv, sizes.sequences, (self.n_head, self.mask), mixed);
         self.finish(precision, x, sizes, &DropoutSites::default(), kept, workspace)
     }
 }

@@ -95,6 +95,7 @@ pub use device::check::ready_gpu;
 pub use device::gpu::allow_tf32;
 pub use dropout::{Dropout, dropout};
 pub use embedding::Embedding;
+pub use exp::exponentials;
 pub use head::{language_model_loss, logits, scores_bytes};
 pub use layer_norm::Norm;
 pub use linear::Linear;

@@ -198,10 +198,20 @@ pub(crate) fn pack_left_rows<K: Kernel, T: Element>(
     depth: Range<usize>,
     scratch: &mut ScratchBuffer,
 ) -> usize {
+    pack_left_low::<K, T>(matrix, (rows, K::ROWS), depth, scratch)
+}
+
+/// The same with `height` rows in each panel.
+pub(crate) fn pack_left_low<K: Kernel, T: Element>(
+    matrix: Matrix<T>,
+    (rows, height): (Range<usize>, usize),
+    depth: Range<usize>,
+    scratch: &mut ScratchBuffer,
+) -> usize {
     let size = depth.len().next_multiple_of(K::DEPTH) * K::ROWS;
-    let panels: &mut [K::Left] = scratch.numbers(rows.len().div_ceil(K::ROWS) * size);
-    for (first, panel) in rows.clone().step_by(K::ROWS).zip(panels.chunks_exact_mut(size.max(1))) {
-        pack_left_panel::<K, T>(matrix, first..(first + K::ROWS).min(rows.end), depth.clone(), panel);
+    let panels: &mut [K::Left] = scratch.numbers(rows.len().div_ceil(height) * size);
+    for (first, panel) in rows.clone().step_by(height).zip(panels.chunks_exact_mut(size.max(1))) {
+        pack_left_panel::<K, T>(matrix, first..(first + height).min(rows.end), depth.clone(), panel);
     }
     size
 }

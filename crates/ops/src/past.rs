@@ -33,6 +33,49 @@ struct AttentionJob {
     first: usize,
 }
 
+/// Queries, keys and values of new tokens, `[N, 3·D]`.
+struct NewHeads<'a, E> {
+    qkv: &'a [E],
+    d: usize,
+    n_head: usize,
+}
+
+impl<E: Element> NewHeads<'_, E> {
+    /// Numbers of a head.
+    fn size(&self) -> usize {
+        self.d / self.n_head.max(1)
+    }
+
+    /// The queries (0), keys (1) or values (2) of head `h` of some tokens.
+    fn of(&self, part: usize, h: usize, tokens: &Range<usize>) -> Matrix<'_, E> {
+        let (stride, size) = (3 * self.d, self.size());
+        let first = tokens.start * stride + part * self.d + h * size;
+        Matrix::new(&self.qkv[first..tokens.end * stride], tokens.len(), size, stride)
+    }
+
+    /// Adds keys and values to the `head` that they belong to.
+    fn add(&self, head: &mut CachedHead<E>, h: usize, tokens: &Range<usize>, context: usize) {
+        with_kernel!(Past::<E>::path(), K => head.add::<K>(self.of(1, h, tokens), self.of(2, h, tokens), context));
+    }
+
+    /// What `tokens`, of which the first has position `first`, mix of `head`, to its columns of `mixed`, `[N, D]`.
+    fn attend(
+        &self,
+        head: &CachedHead<E>,
+        (h, tokens, first): (usize, Range<usize>, usize),
+        mask: Mask,
+        mixed: &SharedSlice<E>,
+    ) {
+        let (size, queries) = (self.size(), self.of(0, h, &tokens));
+        // SAFETY: jobs have tokens of their own, or other heads of them, which have columns of their own.
+        let mut mixed = unsafe { mixed.submatrix(tokens.clone(), h * size..(h + 1) * size, self.d) };
+        let put = |i: usize, out: &[f32]| round::<E>(out, mixed.row_mut(i));
+        with_workspace(|workspace| {
+            with_kernel!(Past::<E>::path(), K => head.attend::<K>(workspace, (queries, first), mask, put));
+        });
+    }
+}
+
 impl<E: Element> Past<E> {
     /// None yet, for at most `context` tokens of a sequence.
     pub(crate) fn new(context: usize) -> Self {
@@ -44,43 +87,51 @@ impl<E: Element> Past<E> {
         Path::of(if E::EXACT { Precision::F32 } else { Precision::Bf16 })
     }
 
-    /// Adds the keys and values of `sequences`, one a row; to none, as many rows. `qkv`: `[N, 3·D]`.
-    pub(crate) fn add(&mut self, qkv: &[E], sequences: &Sequences, n_head: usize) {
-        let d = qkv.len() / (3 * sequences.n_tokens()).max(1);
-        let (size, context) = (d / n_head, self.context);
-        if self.rows.is_empty() {
-            self.rows = vec![vec![CachedHead::new(size); n_head]; sequences.len()];
+    /// Adds the keys and values of `sequences`, one a row; to none, as many rows. Writes what their tokens mix to `mixed`,
+    /// `[N, D]`. `qkv`: `[N, 3·D]`.
+    pub(crate) fn step(&mut self, qkv: &[E], sequences: &Sequences, (n_head, mask): (usize, Mask), mixed: &mut [E]) {
+        let block = with_kernel!(Self::path(), K => CachedHead::<E>::block::<K>());
+        if sequences.iter().any(|tokens| tokens.len() > block) {
+            self.add(qkv, sequences, n_head);
+            return self.attend(qkv, sequences, mask, mixed);
         }
-        let rows = self.rows.iter_mut().zip(sequences.iter());
-        let heads: Vec<_> = rows
-            .flat_map(|(row, tokens)| row.iter_mut().enumerate().map(move |(h, head)| (head, h, tokens.clone())))
-            .collect();
-        let together = rows_at_a_time(2 * size * sequences.n_tokens().div_ceil(sequences.len().max(1)));
-        heads.into_par_iter().with_min_len(together).for_each(|(head, h, tokens)| {
-            let of = |part: usize| {
-                let first = tokens.start * 3 * d + part * d + h * size;
-                Matrix::new(&qkv[first..tokens.end * 3 * d], tokens.len(), size, 3 * d)
-            };
-            with_kernel!(Self::path(), K => head.add::<K>(of(1), of(2), context));
+        // Of few tokens each head is one job, which does both.
+        let new = NewHeads { qkv, d: mixed.len() / sequences.n_tokens().max(1), n_head };
+        let (context, mixed) = (self.context, SharedSlice::new(mixed));
+        self.heads(sequences, &new).into_par_iter().for_each(|(head, h, tokens)| {
+            let first = head.len();
+            new.add(head, h, &tokens, context);
+            new.attend(head, (h, tokens, first), mask, &mixed);
         });
     }
 
+    /// Every head of every row, with its number and the row's tokens. Where there are none yet, as many as `new` has.
+    fn heads(&mut self, sequences: &Sequences, new: &NewHeads<E>) -> Vec<(&mut CachedHead<E>, usize, Range<usize>)> {
+        if self.rows.is_empty() {
+            self.rows = vec![vec![CachedHead::new(new.size()); new.n_head]; sequences.len()];
+        }
+        let rows = self.rows.iter_mut().zip(sequences.iter());
+        rows.flat_map(|(row, tokens)| row.iter_mut().enumerate().map(move |(h, head)| (head, h, tokens.clone())))
+            .collect()
+    }
+
+    /// Adds the keys and values of `sequences`, one a row; to none, as many rows. `qkv`: `[N, 3·D]`.
+    fn add(&mut self, qkv: &[E], sequences: &Sequences, n_head: usize) {
+        let new = NewHeads { qkv, d: qkv.len() / (3 * sequences.n_tokens()).max(1), n_head };
+        let context = self.context;
+        let together = rows_at_a_time(2 * new.size() * sequences.n_tokens().div_ceil(sequences.len().max(1)));
+        let heads = self.heads(sequences, &new).into_par_iter().with_min_len(together);
+        heads.for_each(|(head, h, tokens)| new.add(head, h, &tokens, context));
+    }
+
     /// What the tokens of `sequences`, the last that were added, mix, to `mixed`, `[N, D]`; `qkv`: theirs, `[N, 3·D]`.
-    pub(crate) fn attend(&self, qkv: &[E], sequences: &Sequences, mask: Mask, mixed: &mut [E]) {
+    fn attend(&self, qkv: &[E], sequences: &Sequences, mask: Mask, mixed: &mut [E]) {
         let n_head = self.rows.first().map_or(0, Vec::len);
-        let d = mixed.len() / sequences.n_tokens().max(1);
-        let size = d / n_head.max(1);
+        let new = NewHeads { qkv, d: mixed.len() / sequences.n_tokens().max(1), n_head };
         let jobs = with_kernel!(Self::path(), K => self.jobs(sequences, CachedHead::<E>::block::<K>()));
         let mixed = SharedSlice::new(mixed);
-        jobs.into_par_iter().for_each(|AttentionJob { row, head: h, tokens, first }| {
-            let queries = &qkv[tokens.start * 3 * d + h * size..tokens.end * 3 * d];
-            let queries = Matrix::new(queries, tokens.len(), size, 3 * d);
-            // SAFETY: jobs have tokens of their own, or other heads of them, which have columns of their own.
-            let mut mixed = unsafe { mixed.submatrix(tokens, h * size..(h + 1) * size, d) };
-            let put = |i: usize, out: &[f32]| round::<E>(out, mixed.row_mut(i));
-            with_workspace(|workspace| {
-                with_kernel!(Self::path(), K => self.rows[row][h].attend::<K>(workspace, (queries, first), mask, put));
-            });
+        jobs.into_par_iter().for_each(|AttentionJob { row, head, tokens, first }| {
+            new.attend(&self.rows[row][head], (head, tokens, first), mask, &mixed);
         });
     }
 

@@ -7,16 +7,16 @@
 use crate::blocks::{JOBS, PACKING, PACKING_JOBS, READING, blocks};
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
-use crate::cpu::{Cpu, prefetch, vectorized};
+use crate::cpu::{Cpu, vectorized};
 use crate::matrix::Matrix;
-use crate::panels::{PanelNumbers, Panels, pack_all, pack_left_rows, pack_right_panel};
+use crate::panels::{PanelNumbers, Panels, pack_all, pack_left_low, pack_left_rows, pack_right_panel};
 use crate::path::{Path, Precision, with_kernel};
 use crate::quantized::multiply_quantized;
 use crate::scratch::ScratchBuffer;
 use crate::shared::{SharedSlice, SplitMut};
 use crate::slices::take;
 use rayon::prelude::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 /// Memory that a thread works in.
@@ -29,6 +29,8 @@ struct ProductWorkspace {
 
 thread_local! {
     static WORKSPACE: RefCell<ProductWorkspace> = RefCell::default();
+    /// The left panels of a product of few rows, which all its jobs read.
+    static FEW: Cell<ScratchBuffer> = Cell::default();
 }
 
 /// Runs `f` with this thread's workspace.
@@ -38,6 +40,8 @@ fn with_workspace(f: impl FnOnce(&mut ProductWorkspace)) {
 
 /// Bytes of left panels that stay in the second-level cache beside what else is there.
 const LEFT_BYTES: usize = 768 * 1024;
+/// Rows, at most, that are packed once for all jobs of a product.
+const FEW_ROWS: usize = 64;
 /// Right panels whose sums are kept before they are handed out.
 const GROUP: usize = 8;
 /// Numbers between rows of sums: at distances of a power of two, rows would displace each other from the first-level cache.
@@ -86,7 +90,18 @@ fn multiply_with<K: Kernel, A: Element, S: Element>(
     let padded = depth.next_multiple_of(K::DEPTH);
     let high = (LEFT_BYTES / (padded.min(K::CHUNK) * K::ROWS * size_of::<K::Left>()).max(1)).clamp(1, 16);
     let jobs = blocks((rows, columns), (K::ROWS, K::COLUMNS), (high, usize::MAX), READING, JOBS);
-    jobs.into_par_iter().for_each(|job| multiply_block::<K, A, S>(a, panels, job, &finish));
+    if rows > FEW_ROWS || jobs.iter().any(|(part, _)| part.len() < rows) {
+        jobs.into_par_iter().for_each(|job| multiply_block::<K, A, S>(a, panels, job, &finish));
+        return;
+    }
+    // Taken out: rayon may have this thread do other work meanwhile.
+    let mut packed = FEW.take();
+    pack_left_low::<K, A>(a, (0..rows, K::height(rows)), 0..depth, &mut packed);
+    let left: &[K::Left] = packed.last();
+    jobs.into_par_iter().for_each(|job| {
+        with_workspace(|workspace| multiply_packed::<K, S>((left, padded), panels, job, workspace, &finish));
+    });
+    FEW.set(packed);
 }
 
 /// [`multiply`] on this thread alone, for few rows among loops that are spread over the threads already.
@@ -113,58 +128,79 @@ fn multiply_block<K: Kernel, A: Element, S: Element>(
     (rows, columns): (Range<usize>, Range<usize>),
     mut finish: impl FnMut(usize, usize, &mut [f32]),
 ) {
-    let depth = a.columns;
-    let padded = depth.next_multiple_of(K::DEPTH);
-    let left_size = padded * K::ROWS;
+    let padded = a.columns.next_multiple_of(K::DEPTH);
     with_workspace(|workspace| {
-        pack_left_rows::<K, A>(a, rows.clone(), 0..depth, &mut workspace.left);
-        let left: &[K::Left] = workspace.left.last();
-        let n_left = rows.len().div_ceil(K::ROWS);
-        let (wide, stride) = (GROUP * K::COLUMNS, GROUP * K::COLUMNS + APART);
-        let sums = workspace.sums.numbers::<f32>(n_left * K::ROWS * stride);
-        for first in columns.clone().step_by(wide) {
-            let group = first..(first + wide).min(columns.end);
-            for k in (0..padded.max(1)).step_by(K::CHUNK) {
-                let deep = K::CHUNK.min(padded - k);
-                for column in group.clone().step_by(K::COLUMNS) {
-                    let (here, size) = ((column / K::COLUMNS * padded + k) * K::COLUMNS, deep * K::COLUMNS);
-                    let right = &panels[here..here + size];
-                    let next = here + padded * K::COLUMNS;
-                    let next = panels.get(next..next + size).unwrap_or_default();
-                    let sums = &mut sums[column - first..];
-                    if K::WIDENS && !S::EXACT && n_left > 2 {
-                        let wide = workspace.right.numbers::<f32>(size);
-                        widen(right, wide);
-                        column_of_tiles::<K, f32, S>(left, (left_size, k), wide, next, rows.len(), (sums, stride));
-                    } else {
-                        column_of_tiles::<K, S, S>(left, (left_size, k), right, next, rows.len(), (sums, stride));
-                    }
-                }
-            }
-            for (r, row) in rows.clone().zip(sums.chunks_exact_mut(stride)) {
-                finish(r, first, &mut row[..group.len()]);
-            }
-        }
+        let mut packed = std::mem::take(&mut workspace.left);
+        pack_left_low::<K, A>(a, (rows.clone(), K::height(rows.len())), 0..a.columns, &mut packed);
+        multiply_packed::<K, S>((packed.last(), padded), panels, (rows, columns), workspace, &mut finish);
+        workspace.left = packed;
     });
 }
 
-/// `rows` rows of sums, `stride` apart, from left panels of `size` at depth `k ..` and one right panel. What is at hand is
-/// added to unless `k` is 0. Meanwhile the panel that is read `next` comes from memory.
+/// The part of a product that lies in `rows` and `columns`. `left`: panels of [`Kernel::height`] of the rows each, `padded`
+/// deep.
+fn multiply_packed<K: Kernel, S: Element>(
+    (left, padded): (&[K::Left], usize),
+    panels: &[S],
+    (rows, columns): (Range<usize>, Range<usize>),
+    workspace: &mut ProductWorkspace,
+    mut finish: impl FnMut(usize, usize, &mut [f32]),
+) {
+    let (height, left_size) = (K::height(rows.len()), padded * K::ROWS);
+    let n_left = rows.len().div_ceil(height);
+    let (wide, stride) = (GROUP * K::COLUMNS, GROUP * K::COLUMNS + APART);
+    let sums = workspace.sums.numbers::<f32>(n_left * K::ROWS * stride);
+    for first in columns.clone().step_by(wide) {
+        let group = first..(first + wide).min(columns.end);
+        for k in (0..padded.max(1)).step_by(K::CHUNK) {
+            let deep = K::CHUNK.min(padded - k);
+            for column in group.clone().step_by(K::COLUMNS) {
+                let (here, size) = ((column / K::COLUMNS * padded + k) * K::COLUMNS, deep * K::COLUMNS);
+                let right = &panels[here..here + size];
+                let next = here + padded * K::COLUMNS;
+                let next = panels.get(next..next + size).unwrap_or_default();
+                let sums = (&mut sums[column - first..], stride);
+                let left = LeftPanels { numbers: left, size: left_size, height };
+                if K::WIDENS && !S::EXACT && n_left > 2 {
+                    let wide = workspace.right.numbers::<f32>(size);
+                    widen(right, wide);
+                    column_of_tiles::<K, f32, S>(left, k, wide, next, rows.len(), sums);
+                } else {
+                    column_of_tiles::<K, S, S>(left, k, right, next, rows.len(), sums);
+                }
+            }
+        }
+        for (r, row) in rows.clone().zip(sums.chunks_exact_mut(stride)) {
+            finish(r, first, &mut row[..group.len()]);
+        }
+    }
+}
+
+/// Left panels of `size` numbers and `height` rows each.
+#[derive(Clone, Copy)]
+struct LeftPanels<'a, T> {
+    numbers: &'a [T],
+    size: usize,
+    height: usize,
+}
+
+/// `rows` rows of sums, `stride` apart, from left panels at depth `k ..` and one right panel. What is at hand is added to
+/// unless `k` is 0. Meanwhile the panel that is read `next` comes from memory.
 fn column_of_tiles<K: Kernel, S: Element, N: Element>(
-    left: &[K::Left],
-    (size, k): (usize, usize),
+    left: LeftPanels<K::Left>,
+    k: usize,
     right: &[S],
     next: &[N],
     rows: usize,
     (sums, stride): (&mut [f32], usize),
 ) {
     let deep = right.len() / K::COLUMNS;
-    let mut parts = next.chunks(next.len().div_ceil(rows.div_ceil(K::ROWS)).max(1));
-    for (panel, first) in (0..rows).step_by(K::ROWS).enumerate() {
-        parts.next().into_iter().for_each(prefetch);
-        let left = &left[panel * size + k * K::ROWS..];
-        let n = K::ROWS.min(rows - first);
-        tile::<K, S>(n, left, right, deep, (&mut sums[first * stride..], stride), k > 0);
+    let mut parts = next.chunks(next.len().div_ceil(rows.div_ceil(left.height)).max(1));
+    for (panel, first) in (0..rows).step_by(left.height).enumerate() {
+        let n = left.height.min(rows - first);
+        let left = &left.numbers[panel * left.size + k * K::ROWS..];
+        let sums = (&mut sums[first * stride..], stride);
+        tile_before::<K, S, N>(n, left, right, deep, sums, k > 0, parts.next().unwrap_or_default());
     }
 }
 
@@ -175,15 +211,35 @@ pub(crate) fn tile<K: Kernel, S: Element>(
     left: &[K::Left],
     right: &[S],
     deep: usize,
+    sums: (&mut [f32], usize),
+    add: bool,
+) {
+    tile_before::<K, S, S>(rows, left, right, deep, sums, add, &[]);
+}
+
+/// The same; meanwhile the processor fetches `next`.
+#[inline]
+fn tile_before<K: Kernel, S: Element, N: Element>(
+    rows: usize,
+    left: &[K::Left],
+    right: &[S],
+    deep: usize,
     (sums, stride): (&mut [f32], usize),
     add: bool,
+    next: &[N],
 ) {
     assert!(deep.is_multiple_of(K::DEPTH) && rows <= K::ROWS && stride >= K::COLUMNS);
     assert!(left.len() >= deep * K::ROWS && right.len() >= deep * K::COLUMNS);
     assert!(sums.len() >= (K::ROWS - 1) * stride + K::COLUMNS);
     // SAFETY: `K` was chosen because the processor has it; the panels and the room for sums are as large as asserted, and
     // the sums are borrowed mutably.
-    unsafe { K::tile::<S>(rows, left.as_ptr(), right.as_ptr(), deep, sums.as_mut_ptr(), stride, add) }
+    unsafe {
+        let (left, right, sums) = (left.as_ptr(), right.as_ptr(), sums.as_mut_ptr());
+        match next {
+            [] => K::tile::<S>(rows, left, right, deep, sums, stride, add),
+            _ => K::tile_before::<S, N>(rows, left, right, deep, sums, stride, add, next),
+        }
+    }
 }
 
 /// Rows and columns of a result that a thread works on in [`accumulate`], at most.
@@ -323,8 +379,9 @@ fn sum_with<K: Kernel, A: Element, R: RightMatrix<K>>(
                             let columns = column..(column + K::COLUMNS).min(group.end);
                             let right = b.panel(depth.clone(), columns, &mut workspace.right);
                             let sums = (&mut sums[column - group.start..], stride);
-                            let from = (size, k - all.start);
-                            column_of_tiles::<K, R::Number, R::Number>(left, from, right, &[], rows.len(), sums);
+                            let left = LeftPanels { numbers: left, size, height: K::ROWS };
+                            let k = k - all.start;
+                            column_of_tiles::<K, R::Number, R::Number>(left, k, right, &[], rows.len(), sums);
                         }
                     }
                     for (row, sums) in rows.clone().zip(sums.chunks(stride)) {

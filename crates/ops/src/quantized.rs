@@ -264,19 +264,34 @@ vectorized! {
         let (row, out) = (row.as_chunks::<BLOCK>().0, numbers.as_chunks_mut::<BLOCK>().0);
         for (block, (x, out)) in row.iter().zip(out).enumerate() {
             let x: [f32; BLOCK] = std::array::from_fn(|k| x[k].get());
-            let largest = x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+            let largest = by_halves(x.map(f32::abs), f32::max);
             // Not a number where one of them is not finite.
-            let zero: f32 = x.iter().map(|x| x * 0.0).sum();
+            let zero = by_halves(x.map(|x| x * 0.0), |a, b| a + b);
             let scale = largest / 127.0;
             let inverse = if scale > 0.0 && largest.is_finite() { 1.0 / scale } else { 0.0 };
-            let rounded: [i32; BLOCK] = std::array::from_fn(|k| (x[k] * inverse).round_ties_even() as i32);
-            let sum: i32 = rounded.iter().sum();
+            // Adding 1.5·2²³ rounds to a whole number, which the sum's lowest bits then are; anything where `zero` is not 0.
+            const ROUND: f32 = 12_582_912.0;
+            let rounded = x.map(|x| (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()).cast_signed());
+            let sum = by_halves(rounded, i32::wrapping_add);
             out.iter_mut().zip(rounded).for_each(|(out, rounded)| *out = rounded as i8);
             scales[block] = scale + zero;
-            offsets[block] = -OFFSET * sum;
+            offsets[block] = sum.wrapping_mul(-OFFSET);
             sums[block] = (scale + zero) * sum as f32;
         }
     }
+}
+
+/// All of a block's numbers as one, in few steps that wait for each other.
+#[inline(always)]
+fn by_halves<T: Copy>(mut numbers: [T; BLOCK], f: impl Fn(T, T) -> T) -> T {
+    let mut n = BLOCK;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            numbers[i] = f(numbers[i], numbers[i + n]);
+        }
+    }
+    numbers[0]
 }
 
 /// The product of `a`, `[M, depth]`, and `b`, `[depth, N]`, over all cores. Hands parts of its rows to `finish` with their row

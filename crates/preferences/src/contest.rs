@@ -15,7 +15,7 @@ use gptkit_model::sampler::Sampling;
 use gptkit_ranks::Ranks;
 use gptkit_reward::model::Scorer;
 use gptkit_stats::Share;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 
@@ -188,7 +188,7 @@ impl Contest<'_> {
         progress: &dyn Progress,
     ) -> Result<Vec<Completion>> {
         let n_samples = how.n_samples;
-        let own_items = |own: Range<usize>| -> Result<Vec<Completion>> {
+        let write = |own: Range<usize>| -> Result<Vec<PromptAnswers>> {
             let n = own.len() * n_samples;
             let mut answers: Vec<Option<Completion>> = (0..n).map(|_| None).collect();
             let task = progress.task(&format!("answers of {name}"), Some(n as u64), Unit::Items);
@@ -197,23 +197,11 @@ impl Contest<'_> {
                 task.advance(1);
                 Ok(ControlFlow::Continue(()))
             })?;
-            answers.into_iter().collect::<Option<_>>().context("an answer was not generated")
+            let answers = answers.into_iter().collect::<Option<Vec<_>>>().context("an answer was not generated")?;
+            Ok(answers.chunks(n_samples).map(PromptAnswers::new).collect())
         };
-        // The token that ends an answer is no part of its JSON.
-        let answers = self.ranks.share_records(
-            self.items.len(),
-            |own| -> Result<Vec<(Vec<Completion>, Vec<Option<TokenLogProb>>)>> {
-                let answers = own_items(own)?;
-                let of_prompt = |answers: &[Completion]| {
-                    (answers.to_vec(), answers.iter().map(|answer| answer.end.clone()).collect())
-                };
-                Ok(answers.chunks(n_samples).map(of_prompt).collect())
-            },
-        )?;
-        let with_ends = |(answers, ends): (Vec<Completion>, Vec<_>)| {
-            answers.into_iter().zip(ends).map(|(answer, end)| Completion { end, ..answer })
-        };
-        Ok(answers.into_iter().flat_map(with_ends).collect())
+        let answers = self.ranks.share_records(self.items.len(), write)?;
+        Ok(answers.into_iter().flat_map(PromptAnswers::into_answers).collect())
     }
 
     /// What the reward model gives each of `answers`, `of_each` to a prompt.
@@ -278,6 +266,24 @@ impl Contest<'_> {
         })?;
         let grades = self.world.map(|world| grades(world, self.items, answers)).transpose()?;
         Ok(ContestRow { grades, ..count(name, answers, &judged, rewards) })
+    }
+}
+
+/// Answers to one prompt, for other ranks.
+#[derive(Serialize, Deserialize)]
+struct PromptAnswers {
+    answers: Vec<Completion>,
+    /// The token that ends each, which is no part of a completion's JSON.
+    ends: Vec<Option<TokenLogProb>>,
+}
+
+impl PromptAnswers {
+    fn new(answers: &[Completion]) -> Self {
+        Self { ends: answers.iter().map(|answer| answer.end.clone()).collect(), answers: answers.to_vec() }
+    }
+
+    fn into_answers(self) -> impl Iterator<Item = Completion> {
+        self.answers.into_iter().zip(self.ends).map(|(answer, end)| Completion { end, ..answer })
     }
 }
 

@@ -67,6 +67,11 @@ impl Kernel for Amx {
     const CHUNK: usize = 256;
     const WIDENS: bool = false;
 
+    /// Tiles have 16 rows whether they are used or not.
+    fn height(_: usize) -> usize {
+        Self::ROWS
+    }
+
     #[inline(always)]
     fn pack_left<T: Element>(matrix: Matrix<T>, rows: Range<usize>, depth: Range<usize>, panel: &mut [bf16]) {
         // SAFETY: the kernel is used where pairs are at hand.

@@ -305,30 +305,33 @@ mod vnni {
                     for eight in 0..right.blocks / 8 {
                         let f = right.factors.as_ptr().add(eight * right.kind.factor_bytes());
                         let (scale, minimum) = (halves(f.add(SCALE)), halves(f.add(MINIMUM)));
-                        for j in 0..8 {
-                            let block = eight * 8 + j;
+                        // An even block and the odd one after it, whose numbers share bytes.
+                        for even in (0..8).step_by(2) {
+                            let block = eight * 8 + even;
                             let w = right.numbers.as_ptr().add(block / 2 * BLOCK * COLUMNS);
-                            let mut dots = [_mm512_setzero_si512(); R];
+                            let mut dots = [[_mm512_setzero_si512(); R]; 2];
                             for group in 0..BLOCK / 4 {
                                 let w = w.add(group * 4 * COLUMNS);
-                                if j % 2 == 0 {
-                                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD).cast());
-                                }
+                                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD).cast());
                                 let both = _mm512_loadu_si512(w.cast());
-                                let w = if j % 2 == 0 { both } else { _mm512_srli_epi16::<4>(both) };
-                                let w = _mm512_and_si512(w, low);
+                                let halves = [both, _mm512_srli_epi16::<4>(both)].map(|w| _mm512_and_si512(w, low));
                                 for r in 0..R {
-                                    let x = four(x[r].add(block * BLOCK + group * 4));
-                                    dots[r] = _mm512_dpbusd_epi32(dots[r], w, x);
+                                    for odd in 0..2 {
+                                        let x = four(x[r].add((block + odd) * BLOCK + group * 4));
+                                        dots[odd][r] = _mm512_dpbusd_epi32(dots[odd][r], halves[odd], x);
+                                    }
                                 }
                             }
-                            let scale = _mm512_mul_ps(scale, bytes(f.add(j * COLUMNS)));
-                            let minimum = _mm512_mul_ps(minimum, bytes(f.add(MINIMA + j * COLUMNS)));
-                            for r in 0..R {
-                                let scale = _mm512_mul_ps(scale, _mm512_set1_ps(*scales[r].add(block)));
-                                let sum = _mm512_set1_ps(*left.sums.as_ptr().add(place(r, block)));
-                                sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scale, sums[r]);
-                                sums[r] = _mm512_fnmadd_ps(minimum, sum, sums[r]);
+                            for (odd, dots) in dots.into_iter().enumerate() {
+                                let f = f.add((even + odd) * COLUMNS);
+                                let (scale, minimum) =
+                                    (_mm512_mul_ps(scale, bytes(f)), _mm512_mul_ps(minimum, bytes(f.add(MINIMA))));
+                                for r in 0..R {
+                                    let scale = _mm512_mul_ps(scale, _mm512_set1_ps(*scales[r].add(block + odd)));
+                                    let sum = _mm512_set1_ps(*left.sums.as_ptr().add(place(r, block + odd)));
+                                    sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scale, sums[r]);
+                                    sums[r] = _mm512_fnmadd_ps(minimum, sum, sums[r]);
+                                }
                             }
                         }
                     }

@@ -5,6 +5,7 @@ use crate::cpu::avx512::{COLUMNS, FEW, ROWS, ask_ahead, by_rows, store};
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
 use crate::cpu::pairs::{self, TILE};
+use crate::cpu::prefetch;
 use crate::matrix::Matrix;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -53,7 +54,27 @@ impl Kernel for Dots {
     ) {
         // SAFETY: the caller promises instructions and memory; each arm reads and writes that many rows. Right panels of
         // pairs are bf16.
-        unsafe { by_rows!(rows, N => tile::<N>(left, right.cast(), depth, c, stride, add)) }
+        unsafe { by_rows!(rows, N => tile::<N, false>(left, right.cast(), depth, c, stride, add, right.cast(), 0)) }
+    }
+
+    unsafe fn tile_before<S: Element, F: Element>(
+        rows: usize,
+        left: *const bf16,
+        right: *const S,
+        depth: usize,
+        c: *mut f32,
+        stride: usize,
+        add: bool,
+        next: &[F],
+    ) {
+        let (from, apart) = (next.as_ptr().cast::<i8>(), size_of_val(next) / (depth / 2).max(1));
+        if apart < 32 {
+            prefetch(next);
+            // SAFETY: as above.
+            return unsafe { Self::tile::<S>(rows, left, right, depth, c, stride, add) };
+        }
+        // SAFETY: as above.
+        unsafe { by_rows!(rows, N => tile::<N, true>(left, right.cast(), depth, c, stride, add, from, apart)) }
     }
 }
 
@@ -65,16 +86,21 @@ unsafe fn load(from: *const bf16) -> __m512bh {
     unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(from.cast())) }
 }
 
+/// With `FETCHES`, a line is fetched with each two steps of depth from `next` on, `apart` bytes further each time.
+///
 /// # Safety
 /// As [`Kernel::tile`], with `N` rows.
+#[allow(clippy::too_many_arguments)]
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn tile<const N: usize>(
+unsafe fn tile<const N: usize, const FETCHES: bool>(
     mut left: *const bf16,
     mut right: *const bf16,
     depth: usize,
     c: *mut f32,
     stride: usize,
     add: bool,
+    mut next: *const i8,
+    apart: usize,
 ) {
     let mut sums = [[_mm512_setzero_ps(); 2]; N];
     // SAFETY: panels of `depth` steps and N rows of `c` are there, as the caller promises. Prefetching reads nothing.
@@ -86,9 +112,13 @@ unsafe fn tile<const N: usize>(
         for _ in 0..depth / 32 {
             for pair in 0..16 {
                 let at = right.add(pair * 32);
-                if N <= FEW {
+                if N == 1 || N <= FEW && !FETCHES {
                     ask_ahead(at);
                     ask_ahead(at.add(TILE));
+                } else if FETCHES {
+                    _mm_prefetch::<_MM_HINT_T1>(next);
+                    _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(apart / 2));
+                    next = next.wrapping_add(apart);
                 }
                 let (first, second) = (load(at), load(at.add(TILE)));
                 for (r, sums) in sums.iter_mut().enumerate() {

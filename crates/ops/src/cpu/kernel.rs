@@ -5,6 +5,7 @@
 //! that nobody reads.
 
 use crate::cpu::element::Element;
+use crate::cpu::prefetch;
 use crate::matrix::Matrix;
 use std::ops::Range;
 
@@ -24,6 +25,12 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     const CHUNK: usize;
     /// Whether panels of bf16 are best widened to f32 before many rows are multiplied with them.
     const WIDENS: bool;
+
+    /// How many of `rows` rows a panel best holds, where all are one product: the same in each panel as far as possible,
+    /// since a tile of few rows waits for its right panel.
+    fn height(rows: usize) -> usize {
+        rows.div_ceil(rows.div_ceil(Self::ROWS).max(1)).max(1)
+    }
 
     /// Rows `rows` of `matrix`, at depth `depth`, as a left panel into `panel`, which has room for `depth` filled up to a
     /// multiple of `DEPTH`.
@@ -57,6 +64,26 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
         stride: usize,
         add: bool,
     );
+
+    /// The same; meanwhile the processor fetches `next`.
+    ///
+    /// # Safety
+    /// As [`Kernel::tile`].
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn tile_before<S: Element, F: Element>(
+        rows: usize,
+        left: *const Self::Left,
+        right: *const S,
+        depth: usize,
+        c: *mut f32,
+        stride: usize,
+        add: bool,
+        next: &[F],
+    ) {
+        prefetch(next);
+        // SAFETY: as the caller promises.
+        unsafe { Self::tile::<S>(rows, left, right, depth, c, stride, add) }
+    }
 }
 
 /// A left panel of f32: `ROWS` numbers for each step of depth.
