@@ -88,6 +88,13 @@ pub struct DecodingOptions<'a> {
     pub options: &'a GenerationOptions,
 }
 
+/// A token that was chosen for a continuation.
+#[derive(Debug)]
+pub(crate) struct NextToken {
+    token: u32,
+    log_prob: Option<TokenLogProb>,
+}
+
 /// One continuation while it is written.
 pub struct Continuation<'a> {
     /// Prompt and continuation.
@@ -151,13 +158,30 @@ impl<'a> Continuation<'a> {
     /// # Errors
     /// When the model's numbers are damaged.
     pub fn push_token(&mut self, logits: &[f32], decoding: &DecodingOptions) -> Result<()> {
+        let next = self.next_token(logits, decoding)?;
+        self.push_next(next, decoding)
+    }
+
+    /// The next token by its `logits`, `[V]`, which [`Continuation::push_next`] adds.
+    ///
+    /// # Errors
+    /// When the model's numbers are damaged.
+    pub(crate) fn next_token(&self, logits: &[f32], decoding: &DecodingOptions) -> Result<NextToken> {
         let chosen = choose(logits, &self.tokens, &decoding.options.sampling, self.place);
-        let token = chosen.token;
         ensure!(
-            logits[token as usize].is_finite(),
+            logits[chosen.token as usize].is_finite(),
             "the model's output is NaN or infinite; its weights are damaged or its training diverged"
         );
         let log_prob = decoding.options.log_probs.map(|top| of_chosen(logits, &chosen, top, decoding.tokenizer));
+        Ok(NextToken { token: chosen.token, log_prob })
+    }
+
+    /// Adds a token, or ends.
+    ///
+    /// # Errors
+    /// When it cannot be decoded.
+    pub(crate) fn push_next(&mut self, next: NextToken, decoding: &DecodingOptions) -> Result<()> {
+        let NextToken { token, log_prob } = next;
         let LateEnds { tokens, after } = decoding.late_ends;
         if decoding.end_of_text.contains(&token) || self.n_new() >= *after && tokens.contains(&token) {
             (self.end_token, self.finish) = (log_prob, Some(Finish::EndOfText));

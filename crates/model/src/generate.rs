@@ -95,14 +95,10 @@ pub fn generate_from(
         }
         let tokens: Vec<&[u32]> = active.iter().map(|&r| rows[r].tokens()).collect();
         let logits = window.next_logits(&tokens)?; // [rows][V]
-        let mut logits_of: Vec<Option<&[f32]>> = vec![None; rows.len()];
-        logits.iter().zip(&active).for_each(|(logits, &r)| logits_of[r] = Some(logits));
-        rows.par_iter_mut().zip(logits_of).try_for_each(|(row, logits)| match logits {
-            Some(logits) => row.push_token(logits, &decoding),
-            None => Ok(()),
-        })?;
-        for &r in &active {
+        let next = logits.par_iter().zip(&active).map(|(logits, &r)| rows[r].next_token(logits, &decoding));
+        for (next, &r) in next.collect::<Result<Vec<_>>>()?.into_iter().zip(&active) {
             let row = &mut rows[r];
+            row.push_next(next, &decoding)?;
             if row.finish() == Some(Finish::EndOfText) {
                 continue;
             }

@@ -1,8 +1,8 @@
 //! A weight of a model, with its gradient and the forms in which products read it.
 
 use crate::cpu::element::Element;
-use crate::device::kernels::add_column_sums;
 use crate::device::products::{add_product, add_rows, product};
+use crate::device::sums::add_column_sums;
 use crate::matrix::Matrix;
 use crate::panels::{Panels, StoredMatrix};
 use crate::path::Precision;

@@ -1,65 +1,21 @@
 //! Attention on a device. On an NVIDIA GPU, operands of bf16 go through one kernel ([`fused_attention`]); others have their
 //! scores in memory, some queries at a time. Elsewhere it is written in candle's operations.
 
-use super::fused_attention::{FusedAttention, Span};
-use super::gpu::{KernelArgument as Arg, KernelDropout, KernelGrid, launch, multiply_into, unwritten};
-use super::kernels::{bias_add, of_type};
+use super::attention_shape::AttentionShape;
+use super::fused_attention::FusedAttention;
+use super::gpu::{KernelArgument as Arg, KernelGrid, launch, multiply_into, unwritten};
+use super::kernels::bias_add;
 use super::products::{f32s, gpu, product};
+use super::sums::of_type;
 use crate::attention::{Mask, attention};
-use crate::dropout::Dropout;
 use crate::self_attention::{merge_heads, split_heads};
-use crate::sequences::Sequences;
-use candle_core::{CudaDevice, DType, Device, Result, Tensor, Var};
+use candle_core::{CudaDevice, DType, Result, Tensor, Var};
 use std::ops::Range;
-
-/// Who attends to whom.
-#[derive(Debug, Clone)]
-pub(crate) struct AttentionShape<'a> {
-    pub(crate) n_head: usize,
-    pub(crate) mask: Mask,
-    pub(crate) sequences: &'a Sequences,
-    pub(crate) sees: &'a Visibility,
-    /// Dropout of the attention weights.
-    pub(crate) drop: Option<Dropout>,
-}
-
-/// What tokens see of their windows, on a device.
-#[derive(Debug)]
-pub(crate) struct Visibility {
-    /// For each token: start and end of its segment in the window, start and end of its stem, and its position. `[B·T, 5]`,
-    /// u32.
-    pub(super) tokens: Tensor,
-    /// [`Span`]s, `[B·⌈T/64⌉, 5]`, u32.
-    pub(super) spans: Tensor,
-}
-
-impl Visibility {
-    /// # Errors
-    /// When memory does not suffice.
-    pub(crate) fn of(sequences: &Sequences, device: &Device) -> Result<Self> {
-        let window = sequences.window();
-        let tokens = sequences.surroundings().into_iter().zip(sequences.positions()).enumerate();
-        let tokens = tokens.map(|(n, ((own, stem), position))| {
-            let first = n / window.max(1) * window;
-            let within = |at: usize| at.saturating_sub(first) as u32;
-            [within(own.start), within(own.end), within(stem.start), within(stem.end), position]
-        });
-        let tokens: Vec<[u32; 5]> = tokens.collect();
-        let spans = Span::of(&tokens, window);
-        let rows = |numbers: Vec<u32>| Tensor::from_vec(numbers.clone(), (numbers.len() / 5, 5), device);
-        Ok(Self { tokens: rows(tokens.concat())?, spans: rows(spans)? })
-    }
-}
 
 /// Bytes of the scores of attention that exist at a time.
 const SCORES: usize = 256 << 20;
 
 impl AttentionShape<'_> {
-    /// B, T.
-    pub(super) fn batch(&self) -> (usize, usize) {
-        (self.sequences.n_windows(), self.sequences.window())
-    }
-
     /// Queries whose scores are made together, and the keys that one of them may see.
     fn chunks(&self) -> Vec<Chunk> {
         const ROWS: usize = 256;
@@ -147,20 +103,6 @@ impl AttentionShape<'_> {
             ],
         )?;
         Ok((weights, after))
-    }
-
-    /// The mask's number in kernels, and its width.
-    pub(super) fn kind(&self) -> (u32, u32) {
-        match self.mask {
-            Mask::Full => (0, 0),
-            Mask::Causal => (1, 0),
-            Mask::Banded { width } => (2, u32::try_from(width).unwrap_or(u32::MAX / 2)),
-        }
-    }
-
-    pub(super) fn dropout(&self) -> KernelDropout {
-        let (_, t) = self.batch();
-        Dropout::kernel(self.drop, self.n_head * t * t)
     }
 
     /// In candle's operations, tracked. `heads`: `[3, B, H, T, K]` f32.

@@ -1,13 +1,15 @@
 //! Each operation of a device beside what it computes in candle's operations on the CPU, on a few numbers: without a GPU in
 //! the gate, that is what a user can go by.
 
-use super::attention::{AttentionShape, Visibility, attend, attend_backward};
+use super::attention::{attend, attend_backward};
+use super::attention_shape::{AttentionShape, Visibility};
 use super::gpu::{keep_freed_memory, set_ready};
 use super::kernels::{
-    add_column_sums, add_residual, bias_gelu, gelu_backward, normalize, normalize_backward, residual_backward,
-    row_log_probs, row_log_probs_backward, row_losses, squares,
+    add_residual, bias_gelu, gelu_backward, normalize, normalize_backward, residual_backward, row_log_probs,
+    row_log_probs_backward, row_losses, squares,
 };
 use super::products::{add_rows, product};
+use super::sums::add_column_sums;
 use crate::adamw::{Adam, adamw};
 use crate::attention::Mask;
 use crate::cross_entropy::IGNORE;

@@ -1,44 +1,8 @@
 //! Attention in one kernel on an NVIDIA GPU, for operands of bf16: `attention.cu`. Scores never lie in memory.
 
-use super::attention::AttentionShape;
+use super::attention_shape::{AttentionShape, ROWS};
 use super::gpu::{KernelArgument as Arg, KernelGrid, launch, unwritten};
 use candle_core::{CudaDevice, DType, Result, Tensor};
-
-/// Queries that a block of threads takes, and keys in the backward pass.
-const ROWS: usize = 64;
-
-/// Of [`ROWS`] queries that follow each other: no key outside of `low .. high` is seen by any, and all of
-/// `full_low .. full_high` by each as far as the mask allows; and whether one of them has a stem.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Span {
-    low: u32,
-    high: u32,
-    full_low: u32,
-    full_high: u32,
-    has_stem: u32,
-}
-
-impl Span {
-    /// The spans of windows of `window` tokens, each of which has what [`super::attention::Visibility`] holds of it.
-    pub(super) fn of(tokens: &[[u32; 5]], window: usize) -> Vec<u32> {
-        let spans = tokens.chunks(window.max(1)).flat_map(|window| window.chunks(ROWS).map(Self::of_queries));
-        spans.flat_map(|span| [span.low, span.high, span.full_low, span.full_high, span.has_stem]).collect()
-    }
-
-    fn of_queries(queries: &[[u32; 5]]) -> Self {
-        let nothing = Self { low: u32::MAX, high: 0, full_low: 0, full_high: u32::MAX, has_stem: 0 };
-        queries.iter().fold(nothing, |span, &[start, end, stem_start, stem_end, _]| {
-            let has_stem = stem_start < stem_end;
-            Self {
-                low: span.low.min(if has_stem { start.min(stem_start) } else { start }),
-                high: span.high.max(end).max(stem_end),
-                full_low: span.full_low.max(start),
-                full_high: span.full_high.min(end),
-                has_stem: span.has_stem | u32::from(has_stem),
-            }
-        })
-    }
-}
 
 /// Attention of queries, keys and values that lie beside each other.
 pub(super) struct FusedAttention<'a> {
@@ -136,19 +100,5 @@ impl<'a> FusedAttention<'a> {
         let (width, bytes) = (self.width(), size_of::<half::bf16>());
         let grid = KernelGrid { blocks: (b * h, t.div_ceil(ROWS)), threads: (128, 1), shared: rows * width * bytes };
         launch(self.device, &format!("fused_attention{kernel}_{width}"), grid, &all)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_bound_what_queries_see() {
-        // A window of two segments, the second of which has the first as its stem.
-        let mut tokens = vec![[0, 70, 0, 0, 0]; 70];
-        tokens.extend([[70, 100, 0, 70, 0]; 30]);
-        let spans = Span::of(&tokens, 100);
-        assert_eq!(spans, [0, 70, 0, 70, 0, 0, 100, 70, 70, 1]);
     }
 }

@@ -1,6 +1,7 @@
 //! Blocks one after the other on a device, and their gradient block by block.
 
-use super::attention::{Attended, AttentionShape, Visibility, attend, attend_backward};
+use super::attention::{Attended, attend, attend_backward};
+use super::attention_shape::{AttentionShape, Visibility};
 use super::computed::computed;
 use super::kernels::{
     add_residual, bias_add, bias_gelu, gelu_backward, normalize, normalize_backward, residual_backward,
