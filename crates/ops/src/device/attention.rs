@@ -1,4 +1,4 @@
-//! Attention on a device. On an NVIDIA GPU, operands of bf16 go through one kernel ([`fused_attention`]); others have their
+//! Attention on a device. On an NVIDIA GPU, operands of bf16 go through one kernel ([`FusedAttention`]); others have their
 //! scores in memory, some queries at a time. Elsewhere it is written in candle's operations.
 
 use super::attention_shape::AttentionShape;
