@@ -234,11 +234,7 @@ fn tile_before<K: Kernel, S: Element, N: Element>(
     // SAFETY: `K` was chosen because the processor has it; the panels and the room for sums are as large as asserted, and
     // the sums are borrowed mutably.
     unsafe {
-        let (left, right, sums) = (left.as_ptr(), right.as_ptr(), sums.as_mut_ptr());
-        match next {
-            [] => K::tile::<S>(rows, left, right, deep, sums, stride, add),
-            _ => K::tile_before::<S, N>(rows, left, right, deep, sums, stride, add, next),
-        }
+        K::tile::<S, N>(rows, left.as_ptr(), right.as_ptr(), deep, sums.as_mut_ptr(), stride, add, next);
     }
 }
 

@@ -8,6 +8,7 @@ use crate::cpu::bytes::{BLOCK, BlockKind, ByteKernel, ByteRows, COLUMNS, OFFSET,
 use crate::cpu::element::Element;
 use crate::cpu::vectorized;
 use crate::matrix::Matrix;
+use crate::slices::by_halves;
 use aligned_vec::AVec;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Result, Tensor, bail};
@@ -279,19 +280,6 @@ vectorized! {
             sums[block] = (scale + zero) * sum as f32;
         }
     }
-}
-
-/// All of a block's numbers as one, in few steps that wait for each other.
-#[inline(always)]
-fn by_halves<T: Copy>(mut numbers: [T; BLOCK], f: impl Fn(T, T) -> T) -> T {
-    let mut n = BLOCK;
-    while n > 1 {
-        n /= 2;
-        for i in 0..n {
-            numbers[i] = f(numbers[i], numbers[i + n]);
-        }
-    }
-    numbers[0]
 }
 
 /// The product of `a`, `[M, depth]`, and `b`, `[depth, N]`, over all cores. Hands parts of its rows to `finish` with their row

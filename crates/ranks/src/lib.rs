@@ -119,7 +119,7 @@ impl Ranks {
         self.gather::<u8>(&[]).map(drop)
     }
 
-    /// What the first rank gives as `own`, on every rank. Every rank must call it.
+    /// Returns the first rank's `own` on every rank. Every rank must call it.
     ///
     /// # Errors
     /// As [`Ranks::gather`].

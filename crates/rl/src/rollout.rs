@@ -172,7 +172,7 @@ impl Sampler<'_> {
     }
 }
 
-/// What a policy answered, as ranks tell each other.
+/// The answer of a policy, as ranks exchange it.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct SampledAnswer {
     tokens: Vec<u32>,

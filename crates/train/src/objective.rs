@@ -74,7 +74,7 @@ pub trait Validate: Objective {
     /// Tokens of a batch that the model reads, for the rate in tokens per second.
     fn n_tokens(&self, batch: &Self::Batch) -> u64;
 
-    /// What the model makes of a held-out batch, without dropout: the numbers that [`Validate::conclude`] needs of it, so that
+    /// The model's results for a held-out batch, without dropout: the numbers that [`Validate::conclude`] needs of it, so that
     /// ranks can share out the batches.
     ///
     /// # Errors

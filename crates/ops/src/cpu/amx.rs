@@ -6,6 +6,7 @@
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
 use crate::cpu::pairs;
+use crate::cpu::prefetch;
 use crate::matrix::Matrix;
 use aligned_vec::AVec;
 use std::ops::Range;
@@ -50,7 +51,7 @@ fn sums_are_right() -> bool {
     let mut sums = AVec::<f32>::from_iter(64, (0..32 * 32).map(|_| f32::NAN));
     for add in [false, true] {
         // SAFETY: the processor has tiles and the system permits them; panels and sums are as large as promised.
-        unsafe { Amx::tile(32, rows.as_ptr(), columns.as_ptr(), DEPTH, sums.as_mut_ptr(), 32, add) };
+        unsafe { Amx::tile(32, rows.as_ptr(), columns.as_ptr(), DEPTH, sums.as_mut_ptr(), 32, add, &[0.0f32; 0]) };
     }
     let expected =
         |i: usize, j: usize| -> f32 { (0..DEPTH).map(|k| left[i * DEPTH + k].get() * right[k * 32 + j].get()).sum() };
@@ -93,7 +94,7 @@ impl Kernel for Amx {
         pairs::right_index(k, column)
     }
 
-    unsafe fn tile<S: Element>(
+    unsafe fn tile<S: Element, F: Element>(
         _rows: usize,
         left: *const bf16,
         right: *const S,
@@ -101,7 +102,9 @@ impl Kernel for Amx {
         c: *mut f32,
         stride: usize,
         add: bool,
+        next: &[F],
     ) {
+        prefetch(next);
         configure();
         // SAFETY: the tiles are configured; the panels hold `depth`/32 pairs of tiles each, of bf16, the only panels that
         // are packed for tiles; `c` holds 32 rows of 32 numbers. All as the caller promises.

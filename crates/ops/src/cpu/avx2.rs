@@ -2,6 +2,7 @@
 
 use crate::cpu::element::Element;
 use crate::cpu::kernel::{Kernel, pack_left, pack_right};
+use crate::cpu::prefetch;
 use crate::matrix::Matrix;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -36,7 +37,7 @@ impl Kernel for Avx2 {
         pack_right::<COLUMNS, T, S>(matrix, depth, columns, panel);
     }
 
-    unsafe fn tile<S: Element>(
+    unsafe fn tile<S: Element, F: Element>(
         rows: usize,
         left: *const f32,
         right: *const S,
@@ -44,7 +45,9 @@ impl Kernel for Avx2 {
         c: *mut f32,
         stride: usize,
         add: bool,
+        next: &[F],
     ) {
+        prefetch(next);
         // SAFETY: the caller promises instructions and memory; each arm reads and writes that many rows.
         unsafe {
             match rows {

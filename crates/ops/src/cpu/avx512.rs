@@ -2,6 +2,7 @@
 
 use crate::cpu::element::Element;
 use crate::cpu::kernel::{Kernel, pack_left, pack_right};
+use crate::cpu::prefetch;
 use crate::matrix::Matrix;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -87,7 +88,7 @@ impl Kernel for Avx512 {
         pack_right::<COLUMNS, T, S>(matrix, depth.start + blocks..depth.end, columns, &mut panel[blocks * COLUMNS..]);
     }
 
-    unsafe fn tile<S: Element>(
+    unsafe fn tile<S: Element, F: Element>(
         rows: usize,
         left: *const f32,
         right: *const S,
@@ -95,7 +96,9 @@ impl Kernel for Avx512 {
         c: *mut f32,
         stride: usize,
         add: bool,
+        next: &[F],
     ) {
+        prefetch(next);
         // SAFETY: the caller promises instructions and memory; each arm reads and writes that many rows.
         unsafe { by_rows!(rows, N => tile::<N, S>(left, right, depth, c, stride, add)) }
     }

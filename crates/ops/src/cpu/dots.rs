@@ -43,21 +43,7 @@ impl Kernel for Dots {
         pairs::right_index(k, column)
     }
 
-    unsafe fn tile<S: Element>(
-        rows: usize,
-        left: *const bf16,
-        right: *const S,
-        depth: usize,
-        c: *mut f32,
-        stride: usize,
-        add: bool,
-    ) {
-        // SAFETY: the caller promises instructions and memory; each arm reads and writes that many rows. Right panels of
-        // pairs are bf16.
-        unsafe { by_rows!(rows, N => tile::<N, false>(left, right.cast(), depth, c, stride, add, right.cast(), 0)) }
-    }
-
-    unsafe fn tile_before<S: Element, F: Element>(
+    unsafe fn tile<S: Element, F: Element>(
         rows: usize,
         left: *const bf16,
         right: *const S,
@@ -67,14 +53,18 @@ impl Kernel for Dots {
         add: bool,
         next: &[F],
     ) {
-        let (from, apart) = (next.as_ptr().cast::<i8>(), size_of_val(next) / (depth / 2).max(1));
-        if apart < 32 {
-            prefetch(next);
-            // SAFETY: as above.
-            return unsafe { Self::tile::<S>(rows, left, right, depth, c, stride, add) };
+        let (from, steps) = (next.as_ptr().cast::<i8>(), depth / 2);
+        // SAFETY: the caller promises instructions and memory; each arm reads and writes that many rows. Right panels of
+        // pairs are bf16.
+        unsafe {
+            if size_of_val(next) < 32 * steps.max(1) {
+                prefetch(next);
+                by_rows!(rows, N => tile::<N, false>(left, right.cast(), depth, c, stride, add, from, 0));
+            } else {
+                let apart = size_of_val(next) / steps.max(1);
+                by_rows!(rows, N => tile::<N, true>(left, right.cast(), depth, c, stride, add, from, apart));
+            }
         }
-        // SAFETY: as above.
-        unsafe { by_rows!(rows, N => tile::<N, true>(left, right.cast(), depth, c, stride, add, from, apart)) }
     }
 }
 

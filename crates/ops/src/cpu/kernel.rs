@@ -50,27 +50,13 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     }
 
     /// `c = left·right`, or `c += left·right` with `add`: `rows` rows of `COLUMNS` numbers each, `stride` apart.
+    /// Meanwhile the processor fetches `next`.
     ///
     /// # Safety
     /// The processor has the kernel's instructions. `left` and `right` hold panels of `depth`; `c` holds `ROWS` rows (a
     /// kernel may write more than `rows`), which nobody else uses meanwhile.
     #[allow(clippy::too_many_arguments)]
-    unsafe fn tile<S: Element>(
-        rows: usize,
-        left: *const Self::Left,
-        right: *const S,
-        depth: usize,
-        c: *mut f32,
-        stride: usize,
-        add: bool,
-    );
-
-    /// The same; meanwhile the processor fetches `next`.
-    ///
-    /// # Safety
-    /// As [`Kernel::tile`].
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn tile_before<S: Element, F: Element>(
+    unsafe fn tile<S: Element, F: Element>(
         rows: usize,
         left: *const Self::Left,
         right: *const S,
@@ -79,11 +65,7 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
         stride: usize,
         add: bool,
         next: &[F],
-    ) {
-        prefetch(next);
-        // SAFETY: as the caller promises.
-        unsafe { Self::tile::<S>(rows, left, right, depth, c, stride, add) }
-    }
+    );
 }
 
 /// A left panel of f32: `ROWS` numbers for each step of depth.
@@ -172,7 +154,7 @@ impl Kernel for Portable {
         pack_right::<{ Self::COLUMNS }, T, S>(matrix, depth, columns, panel);
     }
 
-    unsafe fn tile<S: Element>(
+    unsafe fn tile<S: Element, F: Element>(
         rows: usize,
         left: *const f32,
         right: *const S,
@@ -180,7 +162,9 @@ impl Kernel for Portable {
         c: *mut f32,
         stride: usize,
         add: bool,
+        next: &[F],
     ) {
+        prefetch(next);
         // SAFETY: the caller promises the memory; each arm reads and writes that many rows.
         unsafe {
             match rows {

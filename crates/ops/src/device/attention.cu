@@ -216,6 +216,20 @@ __device__ __forceinline__ void mix(float (&sums)[W / 8][4], const float (&parts
     }
 }
 
+// Where keys key .. key + KEYS lie, followed by their values: one of two places, in turn.
+template <int W, int KEYS>
+__device__ __forceinline__ uint4 *key_tile(uint4 *shared, u32 key) {
+    return shared + (key / KEYS & 1) * 2 * (KEYS * W / 8);
+}
+// Begins to copy them there.
+template <int W, int KEYS>
+__device__ __forceinline__ void copy_keys(const AttentionArguments &of, const Place &place, uint4 *shared, u32 key) {
+    uint4 *tile = key_tile<W, KEYS>(shared, key);
+    u32 rows = min((u32)KEYS, of.t - key);
+    copy_tile<KEYS, W, 128>(tile, place.rows(of, 1, key), place.stride, rows, of.k);
+    copy_tile<KEYS, W, 128>(tile + KEYS * W / 8, place.rows(of, 2, key), place.stride, rows, of.k);
+}
+
 // ---- Forward: a block takes 64 queries of a head, a warp 16 of them; keys come KEYS at a time
 
 // mixed: [B·T, H·k]; logs: log2 Σ 2^score of each query, [B·H, T].
@@ -237,24 +251,18 @@ __device__ __forceinline__ void forward(const AttentionArguments &of, bf16 *mixe
     for (int step = 0; step < W / 16; step++) read_left<W>(shared, warp * 16, step, queries[step]);
     __syncthreads();
 
-    auto copy = [&](u32 key) {
-        uint4 *tile = shared + (key / KEYS & 1) * 2 * TILE;
-        u32 rows = min((u32)KEYS, of.t - key);
-        copy_tile<KEYS, W, 128>(tile, place.rows(of, 1, key), place.stride, rows, of.k);
-        copy_tile<KEYS, W, 128>(tile + TILE, place.rows(of, 2, key), place.stride, rows, of.k);
-    };
     float sums[W / 8][4] = {}, most[2] = {-NO_LIMIT, -NO_LIMIT}, total[2] = {};
     float per_score = of.scale * LOG2_E;
     u32 row = q0 + warp * 16 + lane / 4;
     Sees sees[2] = {};
     for (int half = 0; half < 2; half++)
         if (row + 8 * half < of.t) sees[half] = of.tokens[place.first + row + 8 * half];
-    copy(low);
+    copy_keys<W, KEYS>(of, place, shared, low);
     for (u32 key = low; key < high; key += KEYS) {
         wait_for_copies();
         __syncthreads();
-        if (key + KEYS < high) copy(key + KEYS);
-        const uint4 *tile = shared + (key / KEYS & 1) * 2 * TILE;
+        if (key + KEYS < high) copy_keys<W, KEYS>(of, place, shared, key + KEYS);
+        const uint4 *tile = key_tile<W, KEYS>(shared, key);
         float scores[N][4];
         score<N, W>(scores, queries, tile);
         if (!masked.is_full(key, KEYS)) {
@@ -348,19 +356,13 @@ __device__ __forceinline__ void backward_queries(const AttentionArguments &of, c
         if (lane % 4 == 0) along[(u64)blockIdx.x * of.t + q] = sums_along[half];
     }
 
-    auto copy = [&](u32 key) {
-        uint4 *tile = shared + (key / KEYS & 1) * 2 * TILE;
-        u32 rows = min((u32)KEYS, of.t - key);
-        copy_tile<KEYS, W, 128>(tile, place.rows(of, 1, key), place.stride, rows, of.k);
-        copy_tile<KEYS, W, 128>(tile + TILE, place.rows(of, 2, key), place.stride, rows, of.k);
-    };
     float sums[W / 8][4] = {}, per_score = of.scale * LOG2_E;
-    copy(low);
+    copy_keys<W, KEYS>(of, place, shared, low);
     for (u32 key = low; key < high; key += KEYS) {
         wait_for_copies();
         __syncthreads();
-        if (key + KEYS < high) copy(key + KEYS);
-        const uint4 *tile = shared + (key / KEYS & 1) * 2 * TILE;
+        if (key + KEYS < high) copy_keys<W, KEYS>(of, place, shared, key + KEYS);
+        const uint4 *tile = key_tile<W, KEYS>(shared, key);
         float scores[N][4], dweights[N][4];
         score<N, W>(scores, queries, tile);
         score<N, W>(dweights, dmixes, tile + TILE);
