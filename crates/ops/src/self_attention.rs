@@ -4,11 +4,12 @@
 
 use crate::attention::{Mask, attention};
 use crate::cpu::element::Element;
+use crate::cpu::kernel::Kernel;
 use crate::dropout::Dropout;
 use crate::linear::round;
 use crate::matrix::Matrix;
 use crate::path::{Path, Precision, with_kernel};
-use crate::sequence_head::{SequenceHead, with_workspace};
+use crate::sequence_head::{BLOCK, HeadPart, SequenceHead, with_workspace};
 use crate::sequences::Sequences;
 use crate::shared::SharedSlice;
 use candle_core::{Result, Tensor, bail};
@@ -65,15 +66,29 @@ pub(crate) struct SelfAttention<'a> {
 }
 
 impl SelfAttention<'_> {
-    /// Each head of each sequence: numbers of both, and the places of the sequence's tokens in `[B, H, T]`.
-    fn heads(&self) -> impl IndexedParallelIterator<Item = (usize, usize, Range<usize>)> {
-        let window = self.sequences.window();
-        (0..self.sequences.len() * self.n_head).into_par_iter().map(move |n| {
-            let (n, h) = (n / self.n_head, n % self.n_head);
-            let tokens = self.sequences.get(n);
-            let first = (tokens.start / window * self.n_head + h) * window + tokens.start % window;
-            (n, h, first..first + tokens.len())
-        })
+    /// The tasks of each head of each sequence, given by the numbers of both: the whole head, or `cut` parts of it where threads
+    /// outnumber heads.
+    fn tasks(
+        &self,
+        whole: impl Fn(usize) -> HeadPart,
+        cut: impl Fn(usize, usize) -> Vec<HeadPart>,
+    ) -> Vec<(usize, usize, HeadPart)> {
+        let work = |n: usize| self.sequences.get(n).len().pow(2);
+        let all = (0..self.sequences.len()).map(work).sum::<usize>() * self.n_head;
+        let of_sequence = |n: usize| {
+            // As many parts as there are threads for this share of the work, each with a block of queries at least.
+            let parts = (rayon::current_num_threads() * work(n) / all.max(1)).min(self.sequences.get(n).len() / BLOCK);
+            let parts = if parts > 1 { cut(n, parts) } else { vec![whole(n)] };
+            (0..self.n_head).flat_map(move |h| parts.clone().into_iter().map(move |part| (n, h, part)))
+        };
+        (0..self.sequences.len()).flat_map(of_sequence).collect()
+    }
+
+    /// The places in `[B, H, T]` of the tokens of sequence `n`, of head `h`.
+    fn places(&self, n: usize, h: usize) -> Range<usize> {
+        let (window, tokens) = (self.sequences.window(), self.sequences.get(n));
+        let first = (tokens.start / window * self.n_head + h) * window + tokens.start % window;
+        first..first + tokens.len()
     }
 
     /// Head `h` of sequence `n` in the batch `qkv`, `[B, T, 3·D]` with rows of `width` numbers.
@@ -102,20 +117,28 @@ impl SelfAttention<'_> {
     /// `qkv`: `[B, T, 3·D]`. Writes `mixed`, `[B, T, D]`, and the logarithm of the sum of exponentials of each row of
     /// scores, `[B, H, T]`.
     pub(crate) fn forward<E: Element>(&self, precision: Precision, qkv: &[E], mixed: &mut [E], sums: &mut [f32]) {
-        if qkv.is_empty() {
-            return;
+        if !qkv.is_empty() {
+            with_kernel!(Path::of(precision), K => self.forward_by::<K, E>(qkv, mixed, sums));
         }
+    }
+
+    fn forward_by<K: Kernel, E: Element>(&self, qkv: &[E], mixed: &mut [E], sums: &mut [f32]) {
         let d = mixed.len() * self.n_head / sums.len();
         let (mixed, sums) = (SharedSlice::new(mixed), SharedSlice::new(sums));
-        self.heads().for_each(|(n, h, places)| {
-            let (head, tokens) = (self.head(qkv, 3 * d, n, h), self.sequences.get(n));
+        let head = |n, h| self.head(qkv, 3 * d, n, h);
+        let cut = |n, parts| head(n, 0).parts_by_queries::<K>(parts);
+        self.tasks(|n| head(n, 0).whole::<K>(), cut).into_par_iter().for_each(|(n, h, part)| {
+            let (head, tokens, places) = (head(n, h), self.sequences.get(n), self.places(n, h));
             let columns = h * head.size..(h + 1) * head.size;
-            // SAFETY: sequences have tokens of their own, and heads columns and sums of their own.
-            let (mut mixed, sums) = unsafe { (mixed.submatrix(tokens, columns, d), sums.part(places)) };
-            let put = |t: usize, row: &[f32]| round::<E>(row, mixed.row_mut(t));
-            with_workspace(|workspace| {
-                with_kernel!(Path::of(precision), K => head.forward::<K>(workspace, sums, put));
-            });
+            // SAFETY: sequences have tokens of their own, heads columns of their own, and parts queries of their own.
+            let mut mixed = unsafe { mixed.submatrix(tokens, columns, d) };
+            let put = |t: usize, row: &[f32], log_sum: f32| {
+                round::<E>(row, mixed.row_mut(t));
+                // SAFETY: as above.
+                let sums = unsafe { sums.part(places.start + t..places.start + t + 1) };
+                sums[0] = log_sum;
+            };
+            with_workspace(|workspace| head.forward::<K>(workspace, &part, put));
         });
     }
 
@@ -129,29 +152,40 @@ impl SelfAttention<'_> {
         sums: &[f32],
         dqkv: &mut [E],
     ) {
-        if qkv.is_empty() {
-            return;
+        if !qkv.is_empty() {
+            with_kernel!(Path::of(precision), K => self.backward_by::<K, E>(qkv, (mixed, dmixed), sums, dqkv));
         }
+    }
+
+    fn backward_by<K: Kernel, E: Element>(
+        &self,
+        qkv: &[E],
+        (mixed, dmixed): (&[E], &[E]),
+        sums: &[f32],
+        dqkv: &mut [E],
+    ) {
         let d = mixed.len() * self.n_head / sums.len();
         let dqkv = SharedSlice::new(dqkv);
-        self.heads().for_each(|(n, h, places)| {
-            let (head, tokens) = (self.head(qkv, 3 * d, n, h), self.sequences.get(n));
-            let (first, sums) = (tokens.start, &sums[places]);
-            let (len, size) = (head.len, head.size);
+        let head = |n, h| self.head(qkv, 3 * d, n, h);
+        // Weights are computed twice where a head is cut: for the gradients of queries, and of keys and values.
+        let cut = |n, parts| {
+            let head = head(n, 0);
+            [head.parts_by_queries::<K>(parts), head.parts_by_keys::<K>(parts)].concat()
+        };
+        self.tasks(|n| head(n, 0).whole::<K>(), cut).into_par_iter().for_each(|(n, h, part)| {
+            let (head, tokens, sums) = (head(n, h), self.sequences.get(n), &sums[self.places(n, h)]);
+            let (first, len, size) = (tokens.start, head.len, head.size);
             let mixed = Matrix::new(&mixed[first * d + h * size..], len, size, d);
             let dmixed = Matrix::new(&dmixed[first * d + h * size..], len, size, d);
             // Of queries, keys and values.
-            let mut gradients = [0, 1, 2].map(|part| {
-                let columns = part * d + h * size..part * d + (h + 1) * size;
-                // SAFETY: sequences have tokens of their own, and heads and parts columns of their own.
+            let mut gradients = [0, 1, 2].map(|which| {
+                let columns = which * d + h * size..which * d + (h + 1) * size;
+                // SAFETY: sequences have tokens of their own, heads columns of their own, and parts queries or keys of their
+                // own.
                 unsafe { dqkv.submatrix(tokens.clone(), columns, 3 * d) }
             });
-            let put = |part: usize, t: usize, row: &[f32]| round::<E>(row, gradients[part].row_mut(t));
-            with_workspace(|workspace| {
-                with_kernel!(Path::of(precision), K => {
-                    head.backward::<K>(workspace, sums, (mixed, dmixed), put)
-                });
-            });
+            let put = |which: usize, t: usize, row: &[f32]| round::<E>(row, gradients[which].row_mut(t));
+            with_workspace(|workspace| head.backward::<K>(workspace, &part, sums, (mixed, dmixed), put));
         });
     }
 }

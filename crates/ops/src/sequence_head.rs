@@ -4,6 +4,9 @@
 //! the spans before are scaled as the largest score grows, and the backward pass makes weights again from the logarithm of
 //! each row's sum (Dao et al. 2022, §3.1). Keys that no query of a block may see are never touched: the causal kind does
 //! half the work of the full square, the banded kind its band's, and a branch's queries go by the other branches.
+//!
+//! Where threads outnumber heads, each head is cut into parts ([`HeadPart`]): some queries, or some keys with all queries that
+//! see them. A part's numbers are computed as those of a whole head are, so that they have the same bits.
 
 use crate::attention::Mask;
 use crate::cpu::element::Element;
@@ -73,6 +76,7 @@ pub(crate) fn with_workspace(f: impl FnOnce(&mut HeadWorkspace)) {
 }
 
 /// Queries that are worked on together.
+#[derive(Clone)]
 struct QueryBlock {
     segment: SequenceSegment,
     queries: Range<usize>,
@@ -83,6 +87,26 @@ struct KeySpan {
     /// Whether they are of the stem that the queries' segment goes on from.
     of_stem: bool,
     keys: Range<usize>,
+    /// The place of the first among the packed keys.
+    place: usize,
+}
+
+/// The part of a head's attention that one task computes.
+#[derive(Clone)]
+pub(crate) struct HeadPart {
+    /// In their order.
+    blocks: Vec<QueryBlock>,
+    /// All that the queries see, or some of them, in whole panels.
+    keys: Range<usize>,
+    gives: Gives,
+}
+
+/// Which gradients a [`HeadPart`] gives. Its queries' need all the keys that they see, its keys' all queries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gives {
+    All,
+    OfQueries,
+    OfKeys,
 }
 
 /// Right panels in `packed`, of `size` numbers each.
@@ -102,21 +126,63 @@ impl<E: Element> SequenceHead<'_, E> {
         })
     }
 
-    /// Spans of keys, in whole panels, that some query of `block` may see: those of the stem, then those of its segment.
-    fn spans<K: Kernel>(&self, block: &QueryBlock) -> impl Iterator<Item = KeySpan> {
+    /// The whole head.
+    pub(crate) fn whole<K: Kernel>(&self) -> HeadPart {
+        HeadPart { blocks: self.blocks::<K>().collect(), keys: 0..self.len, gives: Gives::All }
+    }
+
+    /// The head in at most `n` parts of about as much work, each with some of the queries.
+    pub(crate) fn parts_by_queries<K: Kernel>(&self, n: usize) -> Vec<HeadPart> {
+        let blocks: Vec<QueryBlock> = self.blocks::<K>().collect();
+        let seen = |block: &QueryBlock| self.spans::<K>(block, &(0..usize::MAX)).collect::<Vec<KeySpan>>();
+        let cost = |block| seen(block).iter().map(|span| span.keys.len()).sum();
+        let part = |blocks: &[QueryBlock]| {
+            let spans: Vec<KeySpan> = blocks.iter().flat_map(seen).collect();
+            let start = spans.iter().map(|span| span.keys.start / SPAN * SPAN).min().unwrap_or(0);
+            let end = spans.iter().map(|span| span.keys.end.min(self.len)).max().unwrap_or(0);
+            HeadPart { blocks: blocks.to_vec(), keys: start..end, gives: Gives::OfQueries }
+        };
+        let costs: Vec<usize> = blocks.iter().map(cost).collect();
+        cut(&costs, n).into_iter().map(|range| part(&blocks[range])).collect()
+    }
+
+    /// The head in at most `n` parts of about as much work, each with some of the keys.
+    pub(crate) fn parts_by_keys<K: Kernel>(&self, n: usize) -> Vec<HeadPart> {
+        let blocks: Vec<QueryBlock> = self.blocks::<K>().collect();
+        let mut costs = vec![0; self.len.div_ceil(K::COLUMNS)];
+        for block in &blocks {
+            for span in self.spans::<K>(block, &(0..usize::MAX)) {
+                let panels = span.keys.start / K::COLUMNS..span.keys.end / K::COLUMNS;
+                costs[panels].iter_mut().for_each(|cost| *cost += block.queries.len());
+            }
+        }
+        let part = |panels: Range<usize>| {
+            let keys = panels.start * K::COLUMNS..(panels.end * K::COLUMNS).min(self.len);
+            let sees = |block: &&QueryBlock| self.spans::<K>(block, &keys).next().is_some();
+            HeadPart { blocks: blocks.iter().filter(sees).cloned().collect(), keys, gives: Gives::OfKeys }
+        };
+        cut(&costs, n).into_iter().map(part).collect()
+    }
+
+    /// Spans of keys, in whole panels, that some query of `block` may see: those of the stem, then those of its segment; of
+    /// these, those of `packed`.
+    fn spans<K: Kernel>(&self, block: &QueryBlock, packed: &Range<usize>) -> impl Iterator<Item = KeySpan> + use<K, E> {
         let QueryBlock { segment, queries } = block;
         let last = queries.end - 1;
         let panels = |keys: Range<usize>| keys.start / K::COLUMNS * K::COLUMNS..keys.end.next_multiple_of(K::COLUMNS);
         // The first query sees furthest back; of a stem, as much as any.
         let stem = Some(self.seen_of(segment, true, queries.start)).filter(|seen| !seen.is_empty()).map(panels);
         let own = panels(self.seen_of(segment, false, queries.start).start..self.seen_of(segment, false, last).end);
-        let cut = |of_stem: bool| {
-            move |keys: Range<usize>| {
-                let end = keys.end;
-                keys.step_by(SPAN).map(move |first| KeySpan { of_stem, keys: first..(first + SPAN).min(end) })
-            }
+        let (start, end) = (packed.start, packed.end.saturating_add(K::COLUMNS - 1) / K::COLUMNS * K::COLUMNS);
+        let spans = move |(of_stem, keys): (bool, Range<usize>)| {
+            let last = keys.end;
+            keys.step_by(SPAN).filter_map(move |first| {
+                let keys = first.max(start)..(first + SPAN).min(last).min(end);
+                let place = keys.start - start;
+                (!keys.is_empty()).then_some(KeySpan { of_stem, keys, place })
+            })
         };
-        stem.into_iter().flat_map(cut(true)).chain(Some(own).into_iter().flat_map(cut(false)))
+        stem.map(|keys| (true, keys)).into_iter().chain([(false, own)]).flat_map(spans)
     }
 
     /// The keys that `query` of `segment` may see: of its stem, or of the segment itself.
@@ -141,36 +207,38 @@ impl<E: Element> SequenceHead<'_, E> {
     ) {
         let (deep, queries) = (self.size.next_multiple_of(K::DEPTH), &block.queries);
         let seen = |rows: Range<usize>, column: usize| {
-            self.seen_of(&block.segment, span.of_stem, queries.start + rows.end - 1).end > column
+            let key = span.keys.start + (column - span.place);
+            self.seen_of(&block.segment, span.of_stem, queries.start + rows.end - 1).end > key
         };
         multiply_panels::<K, K::Right>(
             (left, left_size, queries.len()),
             right,
             (0, deep),
-            span.keys.clone(),
+            span.place..span.place + span.keys.len(),
             (sums, false),
             seen,
         );
     }
 
-    /// `sums += left·right` of all depth of the `left` panels of `rows` rows, which is that of `keys`: `right` are panels
-    /// of all keys, `wide` columns.
+    /// `sums += left·right` of all depth of the `left` panels of `rows` rows, which is that of `span`: `right` are panels
+    /// of the packed keys, `wide` columns.
     fn mix<K: Kernel>(
         &self,
         left: (&[K::Left], usize, usize),
         right: PackedPanels<K::Right>,
-        keys: &Range<usize>,
+        span: &KeySpan,
         wide: usize,
         sums: (&mut [f32], bool),
     ) {
-        let deep = keys.len().min(self.len.next_multiple_of(K::DEPTH) - keys.start);
-        multiply_panels::<K, K::Right>(left, right, (keys.start, deep), 0..wide, sums, |_, _| true);
+        let deep = span.keys.len().min(self.len.next_multiple_of(K::DEPTH) - span.keys.start);
+        multiply_panels::<K, K::Right>(left, right, (span.place, deep), 0..wide, sums, |_, _| true);
     }
 
-    /// `sums += valuesᵀ·right`, where `values` are `[queries, keys]`; rows of `sums`, one for each key, are `stride` apart.
+    /// `sums += valuesᵀ·right`, where `values` are `[queries, keys of span]`; rows of `sums`, one for each packed key, are
+    /// `stride` apart.
     fn add_transposed<K: Kernel>(
         &self,
-        (values, keys): (Matrix<f32>, &Range<usize>),
+        (values, span): (Matrix<f32>, &KeySpan),
         scratch: &mut ScratchBuffer,
         (right, deep): (PackedPanels<K::Right>, usize),
         (sums, stride): (&mut [f32], usize),
@@ -179,9 +247,9 @@ impl<E: Element> SequenceHead<'_, E> {
         let left: &[K::Left] = scratch.last();
         for column in (0..self.size).step_by(K::COLUMNS) {
             let right = &right.packed[column / K::COLUMNS * right.size..];
-            for (n, row) in (0..keys.len()).step_by(K::ROWS).enumerate() {
-                let m = K::ROWS.min(keys.len() - row);
-                let sums = &mut sums[(keys.start + row) * stride + column..];
+            for (n, row) in (0..span.keys.len()).step_by(K::ROWS).enumerate() {
+                let m = K::ROWS.min(span.keys.len() - row);
+                let sums = &mut sums[(span.place + row) * stride + column..];
                 tile::<K, K::Right>(m, &left[n * size..], right, deep, (sums, stride), true);
             }
         }
@@ -197,27 +265,28 @@ impl<E: Element> SequenceHead<'_, E> {
     }
 
     /// What `query` of `segment` sees of a span's keys, counted from the first of these.
-    fn seen(&self, segment: &SequenceSegment, query: usize, KeySpan { of_stem, keys }: &KeySpan) -> Range<usize> {
+    fn seen(&self, segment: &SequenceSegment, query: usize, KeySpan { of_stem, keys, .. }: &KeySpan) -> Range<usize> {
         let seen = self.seen_of(segment, *of_stem, query);
         let within = |key: usize| key.clamp(keys.start, keys.end) - keys.start;
         within(seen.start)..within(seen.end)
     }
 
-    /// Writes mixed values, `[len, K]`, row by row with `put`, and the logarithm of the sum of exponentials of each row of
-    /// scores, `[len]`.
+    /// For each query of `part`, calls `put` with its mixed values, `[K]`, and the logarithm of the sum of exponentials of its
+    /// scores.
     pub(crate) fn forward<K: Kernel>(
         &self,
         workspace: &mut HeadWorkspace,
-        log_sums: &mut [f32],
-        mut put: impl FnMut(usize, &[f32]),
+        part: &HeadPart,
+        mut put: impl FnMut(usize, &[f32], f32),
     ) {
         let [queries, keys, values] = self.qkv;
+        let (keys, values) = (keys.rows(part.keys.clone()), values.rows(part.keys.clone()));
         let size = pack_right_all::<K, E>(keys.t(), &mut workspace.keys);
         let packed_keys = PackedPanels { packed: workspace.keys.last(), size };
         let size = pack_right_all::<K, E>(values, &mut workspace.values);
         let packed_values = PackedPanels { packed: workspace.values.last(), size };
         let wide = self.size.next_multiple_of(K::COLUMNS);
-        for block in self.blocks::<K>() {
+        for block in &part.blocks {
             let m = block.queries.len();
             let rows = m.next_multiple_of(K::ROWS);
             let left_size =
@@ -225,10 +294,10 @@ impl<E: Element> SequenceHead<'_, E> {
             let out = workspace.out.numbers::<f32>(rows * wide);
             let mut most = [f32::NEG_INFINITY; BLOCK];
             let mut totals = [0.0; BLOCK];
-            for (number, span) in self.spans::<K>(&block).enumerate() {
+            for (number, span) in self.spans::<K>(block, &part.keys).enumerate() {
                 let n = span.keys.len();
                 let weights = workspace.weights.numbers::<f32>(rows * n);
-                self.scores::<K>((workspace.queries.last(), left_size), &block, packed_keys, &span, weights);
+                self.scores::<K>((workspace.queries.last(), left_size), block, packed_keys, &span, weights);
                 let (first, weights) = (number == 0, &mut weights[..m * n]);
                 for (i, (query, row)) in block.queries.clone().zip(weights.chunks_exact_mut(n)).enumerate() {
                     let seen = self.seen(&block.segment, query, &span);
@@ -240,39 +309,42 @@ impl<E: Element> SequenceHead<'_, E> {
                 }
                 let size = pack_left_all::<K, f32>(Matrix::new(weights, m, n, n), &mut workspace.packed_weights);
                 let left = (workspace.packed_weights.last(), size, m);
-                self.mix::<K>(left, packed_values, &span.keys, wide, (&mut *out, !first));
+                self.mix::<K>(left, packed_values, &span, wide, (&mut *out, !first));
             }
-            for (i, (query, row)) in block.queries.zip(out.chunks_exact_mut(wide)).enumerate() {
+            for (i, (query, row)) in block.queries.clone().zip(out.chunks_exact_mut(wide)).enumerate() {
                 let share = 1.0 / totals[i];
                 row.iter_mut().for_each(|x| *x *= share);
-                put(query, &row[..self.size]);
-                log_sums[query] = most[i] + totals[i].ln();
+                put(query, &row[..self.size], most[i] + totals[i].ln());
             }
         }
     }
 
-    /// From what [`SequenceHead::forward`] gave: gradients of queries (part 0), keys (1) and values (2), row by row with `put`.
+    /// From what [`SequenceHead::forward`] gave: the gradients of queries (0), keys (1) and values (2) that `part` gives, row by
+    /// row with `put`.
     pub(crate) fn backward<K: Kernel>(
         &self,
         workspace: &mut HeadWorkspace,
+        part: &HeadPart,
         log_sums: &[f32],
         (mixed, dmixed): (Matrix<E>, Matrix<E>),
         mut put: impl FnMut(usize, usize, &[f32]),
     ) {
         let [queries, keys, values] = self.qkv;
+        let (keys, values) = (keys.rows(part.keys.clone()), values.rows(part.keys.clone()));
+        let (of_queries, of_keys) = (part.gives != Gives::OfKeys, part.gives != Gives::OfQueries);
         let wide = self.size.next_multiple_of(K::COLUMNS);
         let size = pack_right_all::<K, E>(keys.t(), &mut workspace.keys);
         let packed_keys = PackedPanels { packed: workspace.keys.last(), size };
         let size = pack_right_all::<K, E>(values.t(), &mut workspace.values);
         let packed_values = PackedPanels { packed: workspace.values.last(), size };
-        let size = pack_right_all::<K, E>(keys, &mut workspace.keys_back);
+        let size = if of_queries { pack_right_all::<K, E>(keys, &mut workspace.keys_back) } else { 0 };
         let keys_back = PackedPanels { packed: workspace.keys_back.last(), size };
         // As many rows as the last panels of keys reach over.
-        let tall = (self.len.next_multiple_of(K::COLUMNS) + K::ROWS) * wide;
+        let tall = if of_keys { (part.keys.len().next_multiple_of(K::COLUMNS) + K::ROWS) * wide } else { 0 };
         let (dkeys, dvalues) = (workspace.dkeys.numbers::<f32>(tall), workspace.dvalues.numbers::<f32>(tall));
         dkeys.fill(0.0);
         dvalues.fill(0.0);
-        for block in self.blocks::<K>() {
+        for block in &part.blocks {
             let (m, range) = (block.queries.len(), &block.queries);
             let (rows, deep) = (m.next_multiple_of(K::ROWS), m.next_multiple_of(K::DEPTH));
             let left_size = pack_left_rows::<K, E>(queries, range.clone(), 0..self.size, &mut workspace.queries);
@@ -286,12 +358,12 @@ impl<E: Element> SequenceHead<'_, E> {
                 *dot = product_sum::<E>(mixed.row_part(query, 0..self.size), dmixed.row_part(query, 0..self.size));
             }
             let out = workspace.out.numbers::<f32>(rows * wide);
-            for (number, span) in self.spans::<K>(&block).enumerate() {
+            for (number, span) in self.spans::<K>(block, &part.keys).enumerate() {
                 let n = span.keys.len();
                 let weights = workspace.weights.numbers::<f32>(rows * n);
                 let gradients = workspace.gradients.numbers::<f32>(rows * n);
-                self.scores::<K>((workspace.queries.last(), left_size), &block, packed_keys, &span, weights);
-                self.scores::<K>((workspace.dmixed.last(), left_size), &block, packed_values, &span, gradients);
+                self.scores::<K>((workspace.queries.last(), left_size), block, packed_keys, &span, weights);
+                self.scores::<K>((workspace.dmixed.last(), left_size), block, packed_values, &span, gradients);
                 let (weights, gradients) = (&mut weights[..m * n], &mut gradients[..m * n]);
                 let both = weights.chunks_exact_mut(n).zip(gradients.chunks_exact_mut(n));
                 for ((query, (weights, gradients)), dot) in range.clone().zip(both).zip(dots) {
@@ -302,20 +374,41 @@ impl<E: Element> SequenceHead<'_, E> {
                 }
                 let (weights, gradients) = (Matrix::new(weights, m, n, n), Matrix::new(gradients, m, n, n));
                 let scratch = &mut workspace.packed_weights;
-                self.add_transposed::<K>((weights, &span.keys), scratch, dmixed_back, (&mut *dvalues, wide));
-                self.add_transposed::<K>((gradients, &span.keys), scratch, queries_back, (&mut *dkeys, wide));
-                let size = pack_left_all::<K, f32>(gradients, scratch);
-                self.mix::<K>((scratch.last(), size, m), keys_back, &span.keys, wide, (&mut *out, number > 0));
+                if of_keys {
+                    self.add_transposed::<K>((weights, &span), scratch, dmixed_back, (&mut *dvalues, wide));
+                    self.add_transposed::<K>((gradients, &span), scratch, queries_back, (&mut *dkeys, wide));
+                }
+                if of_queries {
+                    let size = pack_left_all::<K, f32>(gradients, scratch);
+                    self.mix::<K>((scratch.last(), size, m), keys_back, &span, wide, (&mut *out, number > 0));
+                }
             }
-            for (query, row) in block.queries.zip(out.chunks_exact(wide)) {
-                put(0, query, &row[..self.size]);
+            if of_queries {
+                for (query, row) in range.clone().zip(out.chunks_exact(wide)) {
+                    put(0, query, &row[..self.size]);
+                }
             }
         }
-        for (t, (dkey, dvalue)) in dkeys.chunks_exact(wide).zip(dvalues.chunks_exact(wide)).enumerate().take(self.len) {
+        let gradients = dkeys.chunks_exact(wide).zip(dvalues.chunks_exact(wide));
+        for (t, (dkey, dvalue)) in part.keys.clone().zip(gradients) {
             put(1, t, &dkey[..self.size]);
             put(2, t, &dvalue[..self.size]);
         }
     }
+}
+
+/// Cuts `costs` into at most `n` ranges of about the same sum.
+fn cut(costs: &[usize], n: usize) -> Vec<Range<usize>> {
+    let total: usize = costs.iter().sum();
+    let (mut parts, mut start, mut sum) = (Vec::new(), 0, 0);
+    for (i, cost) in costs.iter().enumerate() {
+        sum += cost;
+        if sum * n >= total * (parts.len() + 1) || i + 1 == costs.len() {
+            parts.push(start..i + 1);
+            start = i + 1;
+        }
+    }
+    parts
 }
 
 /// `sums = left·right`, or `sums += left·right` with `add`, over whole panels: `rows` rows of left panels of `left_size`,

@@ -25,13 +25,25 @@ fn run_packed(
     sequences: &Sequences,
     drop: Option<Dropout>,
 ) -> (Tensor, Tensor) {
+    run_with(Precision::F32, qkv, dmixed, n_head, mask, sequences, drop)
+}
+
+fn run_with(
+    precision: Precision,
+    qkv: &Tensor,
+    dmixed: &Tensor,
+    n_head: usize,
+    mask: Mask,
+    sequences: &Sequences,
+    drop: Option<Dropout>,
+) -> (Tensor, Tensor) {
     let (b, t, width) = qkv.dims3().unwrap();
     let attention = SelfAttention { sequences, n_head, mask, drop };
     let (mut mixed, mut sums) = (vec![f32::NAN; b * t * width / 3], vec![f32::NAN; b * n_head * t]);
     let qkv = numbers(qkv);
-    attention.forward(Precision::F32, &qkv, &mut mixed, &mut sums);
+    attention.forward(precision, &qkv, &mut mixed, &mut sums);
     let mut dqkv = vec![f32::NAN; qkv.len()];
-    attention.backward(Precision::F32, &qkv, (&mixed, &numbers(dmixed)), &sums, &mut dqkv);
+    attention.backward(precision, &qkv, (&mixed, &numbers(dmixed)), &sums, &mut dqkv);
     let tensor = |x: Vec<f32>, width: usize| Tensor::from_vec(x, (b, t, width), &Device::Cpu).unwrap();
     (tensor(mixed, width / 3), tensor(dqkv, width))
 }
@@ -154,6 +166,32 @@ fn branches_attend_to_their_stem_and_themselves() {
             }
         }
         assert_close("gradients of all, added up", &stems, &dqkv, 1e-4);
+    }
+}
+
+/// With more threads than heads, each head is cut into parts: for every mask, with packed sequences, one of them short, and
+/// with branches.
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let t = 2 * SPAN + 3 * BLOCK + 5;
+    let packed = Sequences::packed(t, [[0, BLOCK as u32 + 3, BLOCK as u32 + 9].as_slice()]).unwrap();
+    let branching = [(SPAN + 30, [BLOCK + 9, 3 * BLOCK].as_slice())];
+    let branching = Sequences::branching(branching).unwrap();
+    for sequences in [Sequences::windows(1, t), packed, branching] {
+        let t = sequences.window();
+        let (qkv, dmixed) = ((draw(1, &[1, t, 24]) * 2.0).unwrap(), draw(2, &[1, t, 8]));
+        for (mask, precision) in MASKS.into_iter().flat_map(|mask| [(mask, Precision::F32), (mask, Precision::Bf16)]) {
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let run = || run_with(precision, &qkv, &dmixed, 2, mask, &sequences, Some(DROP));
+                let (mixed, dqkv) = pool.install(run);
+                [mixed, dqkv].map(|x| numbers(&x).iter().map(|x| x.to_bits()).collect::<Vec<u32>>())
+            };
+            let whole = run(1);
+            for threads in [4, 7, 13, 40] {
+                assert!(run(threads) == whole, "{threads} threads, {mask:?}, {precision:?}");
+            }
+        }
     }
 }
 
