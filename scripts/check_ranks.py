@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Compares runs on several ranks, which a real MPI connects, with runs of one process.
 
-    python3 scripts/check_ranks.py [--gptkit PATH] [--kills 10] [--speed]
+    python3 scripts/check_ranks.py [--gptkit PATH] [--kills 10] [--speed] [--network]
 
 Without --gptkit, it builds gptkit with `--features mpi`. It needs mpirun. Each stage runs with train.shards = 4 in one process,
 on 2 ranks and on 4: weights, moments and records must be the same bytes, and so must the results of eval, score, rank and
 win-rates. A run that is stopped on 2 ranks is resumed on 1 and
 on 4. One rank is killed at random moments, the run is resumed on the other number of ranks, and comes to the same bytes.
 --speed also measures GPT-2's 124M shape: one process with two threads beside two ranks on a core each.
+--network measures the two ranks over TCP on a loopback of limited rate, beside what `gptkit plan` says of it. It needs root,
+unshare, ip and tc.
 """
 import argparse, json, os, pathlib, random, re, shutil, signal, subprocess, sys, tempfile, time
 
@@ -166,17 +168,28 @@ def kills(options, folder, expected):
     check("resumed on 1, 2 or 4 ranks, each comes to the same bytes", same == options.kills, f"{same} of {options.kills}")
 
 
-def speed(options, folder):
+def small_run(options, folder, out, micro_batch=1):
+    """The command that trains GPT-2's 124M shape for a few steps."""
     text = folder / "text.txt"
     text.write_text("".join(f"{i} is a number, and {i * i} is its square.\n" for i in range(60000)))
-    arguments = lambda out: ["pretrain", "--config", "gpt2-small", "--data", text, "--steps", "6", "--set", "train.batch_size=4", "--set",
-                             "train.micro_batch=1", "--set", "train.shards=2", "--set", "train.eval_windows=1", "--out", out]
-    def rate(out):
-        rates = [json.loads(line)["tokens_per_s"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-        return sorted(rates[1:])[len(rates[1:]) // 2]
+    arguments = ["pretrain", "--config", "gpt2-small", "--data", text, "--steps", "6", "--set", "train.batch_size=4", "--set",
+                 f"train.micro_batch={micro_batch}", "--set", "train.shards=2", "--set", "train.eval_windows=1", "--out", out]
+    return [str(options.gptkit), *map(str, arguments)]
+
+
+def rate(out):
+    """Tokens per second of a step, the first one left out."""
+    rates = [json.loads(line)["tokens_per_s"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return sorted(rates[1:])[len(rates[1:]) // 2]
+
+
+PINNED = [*MPIRUN, "-x", "RAYON_NUM_THREADS=1", "--bind-to", "core", "-n", "2"]
+
+
+def speed(options, folder):
     def measured(name, start):
         out = folder / name
-        child = subprocess.Popen([*start, str(options.gptkit), *map(str, arguments(out))], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen([*start, *small_run(options, folder, out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         peak = {}
         while child.poll() is None:
             for process in processes(out):
@@ -189,11 +202,31 @@ def speed(options, folder):
         found = rate(out), sorted(peak.values())
         shutil.rmtree(out)
         return found
-    ranks = [*MPIRUN, "-x", "RAYON_NUM_THREADS=1", "--bind-to", "core", "-n", "2"]
     for turn in range(2):
-        (one, one_peak), (two, two_peak) = measured(f"one-{turn}", []), measured(f"two-{turn}", ranks)
+        (one, one_peak), (two, two_peak) = measured(f"one-{turn}", []), measured(f"two-{turn}", PINNED)
         print(f"speed   one process {one:.0f} tokens/s ({one_peak[-1]:.0f} MB), two ranks {two:.0f} ({' and '.join(f'{x:.0f}' for x in two_peak)} MB): "
               f"ratio {two / one:.3f}", flush=True)
+
+
+def network(options, folder):
+    """Each rank sends and receives 4 bytes of half of the 124,439,808 weights twice in a step; the loopback carries what both send."""
+    tcp = ["--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "lo", "--mca", "oob_tcp_if_include", "lo"]
+    alone = None
+    for gigabits in [None, 20, 4, 2, 1]:
+        out = folder / f"network-{gigabits}"
+        limited = f"ip link set lo up && tc qdisc add dev lo root tbf rate {gigabits}gbit burst 4mb latency 400ms && exec \"$@\""
+        start = [*PINNED, *tcp] if gigabits else PINNED
+        words = [*start, *small_run(options, folder, out, micro_batch=2)]
+        done = subprocess.run(["unshare", "-n", "bash", "-c", limited, "network", *words] if gigabits else words, capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"{' '.join(words)}: exit {done.returncode}\n{done.stderr[-4000:]}")
+        waited = re.search(r"spent ([0-9.]+)% of the time waiting", done.stderr)
+        step = 4096 / rate(out)
+        alone = alone or step
+        wire = f", on the wire {2 * 4 * 124_439_808 * 8 / (gigabits * 1e9):.2f} s, longer by {step - alone:.2f} s" if gigabits else ""
+        print(f"network {f'{gigabits} Gb/s' if gigabits else 'shared memory'}: a step {step:.2f} s{wire}, "
+              f"{waited.group(1) + '%' if waited else '?'} of the time waiting", flush=True)
+        shutil.rmtree(out)
 
 
 def main():
@@ -202,6 +235,7 @@ def main():
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--network", action="store_true")
     options = parser.parse_args()
     if not shutil.which("mpirun"):
         sys.exit("mpirun is not installed: apt-get install libopenmpi-dev openmpi-bin libclang-dev")
@@ -216,8 +250,11 @@ def main():
         kills(options, folder, interruptions(options, folder))
         if options.speed:
             speed(options, folder)
+        if options.network:
+            network(options, folder)
     print(f"{sum(PASSED)} of {len(PASSED)} passed")
     return 0 if all(PASSED) else 1
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

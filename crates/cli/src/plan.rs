@@ -14,7 +14,7 @@ use gptkit_data::progress::{Progress, Unit, grouped};
 use gptkit_train::PretrainConfig;
 use gptkit_train::plan::{TrainingPlan, measure, settings_that_fit};
 use gptkit_train::pretrain::settle;
-use gptkit_train::sharing::{Sharing, TENSOR, bytes_sent};
+use gptkit_train::sharing::{ExchangeSizes, Sharing, TENSOR};
 use std::path::{Path, PathBuf};
 
 /// Estimate the memory, compute and time of a run
@@ -207,18 +207,27 @@ fn of_each(config: &PretrainConfig, plan: &TrainingPlan, devices: &Devices) -> S
         let bytes = way.bytes(&config.model, &plan.memory, n);
         text += &format!("  {name:11}{:>11}  {note}\n", needed_bytes(bytes));
     }
-    let (sent, step) = (bytes_sent(plan.n_params, n), plan.total_flops() / plan.n_steps.max(1) as f64);
-    let computing = step / devices.flops_per_s;
+    let computing = plan.total_flops() / plan.n_steps.max(1) as f64 / devices.flops_per_s;
+    let exchange = ExchangeSizes::of(&config.model, &config.train, n, computing);
     text += &format!(
-        "exchange     {} sent by each rank in a step of {}, which then takes longer by\n",
-        needed_bytes(sent as u64),
+        "exchange     {} sent by each rank in a step of {}\n",
+        needed_bytes(exchange.sent as u64),
         estimated_duration(computing)
     );
+    let time = |seconds: f64| match seconds < 1.0 {
+        true => format!("{:.0} ms", 1000.0 * seconds),
+        false => estimated_duration(seconds),
+    };
     for gigabits in [10.0, 100.0, 400.0] {
-        let seconds = sent * 8.0 / (gigabits * 1e9);
-        let share = 100.0 * seconds / (seconds + computing);
-        let time = if seconds < 1.0 { format!("{:.0} ms", 1000.0 * seconds) } else { estimated_duration(seconds) };
-        text += &format!("  {:11}{time:>11}  {share:.0}% of the step\n", format!("{gigabits} Gb/s"));
+        let (all, longer) = exchange.seconds(gigabits * 1e9 / 8.0);
+        let share = 100.0 * longer / (longer + computing);
+        text += &format!(
+            "  {:11}{:>11}, {} of it during the backward pass: the step takes {} longer, {share:.0}% of it\n",
+            format!("{gigabits} Gb/s"),
+            time(all),
+            time(all - longer),
+            time(longer)
+        );
     }
     text
 }

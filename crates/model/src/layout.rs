@@ -71,6 +71,12 @@ pub(crate) fn block_name(layer: usize) -> String {
     format!("transformer.h.{layer}")
 }
 
+/// The number of the layer that the weight called `name` belongs to. None of embeddings, the last norm, output layers and
+/// adapters.
+pub fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("transformer.h.")?.split_once('.')?.0.parse().ok()
+}
+
 /// How many matrices stand side by side in the weight called `name`, `[in, n·out]`, if it belongs to a layer: 3 in the
 /// projection to queries, keys and values, 4 in those to the gates of an LSTM. None of embeddings, output layers, gains,
 /// biases and adapters.
@@ -101,6 +107,17 @@ pub(crate) fn last_norm_bias(config: &ModelConfig) -> String {
 impl ModelConfig {
     /// Weights in all, tied embeddings counted once.
     pub fn n_params(&self) -> u64 {
-        layout(self).iter().map(|slot| slot.shape.iter().map(|&n| n as u64).product::<u64>()).sum()
+        self.count(|_| true)
+    }
+
+    /// Weights of the layers: all but embeddings, the last norm and the output layer.
+    pub fn n_layer_params(&self) -> u64 {
+        self.count(|name| layer_of(name).is_some())
+    }
+
+    fn count(&self, counts: impl Fn(&str) -> bool) -> u64 {
+        let slots = layout(self);
+        let counted = slots.iter().filter(|slot| counts(&slot.name));
+        counted.map(|slot| slot.shape.iter().map(|&n| n as u64).product::<u64>()).sum()
     }
 }

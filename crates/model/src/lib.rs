@@ -69,7 +69,7 @@ pub use config::{Dtype, Kind, ModelConfig, PositionInit};
 pub use gpt::Gpt;
 pub use heads::{ClassHead, HeadDescription};
 pub use input::Input;
-pub use layout::n_matrices;
+pub use layout::{layer_of, n_matrices};
 pub use lora::{Adapters, LoraConfig};
 pub use packing::Packing;
 pub use params::Params;

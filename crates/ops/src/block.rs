@@ -10,12 +10,14 @@ use crate::dropout::{Dropout, dropout};
 use crate::gelu;
 use crate::layer_norm::{Norm, Normalized};
 use crate::linear::{Linear, round};
+use crate::parameter::Parameter;
 use crate::past::Past;
 use crate::path::Precision;
 use crate::self_attention::{SelfAttention, self_attention, split_heads};
 use crate::sequences::Sequences;
 use crate::slices::{add_to, zeros};
 use candle_core::{Result, Tensor};
+use std::sync::Arc;
 
 /// A block's weights and shape.
 #[derive(Debug, Clone)]
@@ -69,6 +71,13 @@ impl Block {
     /// Its affine maps, in the order in which a forward pass reads them.
     pub fn linears(&self) -> [&Linear; 4] {
         [&self.c_attn, &self.attn_proj, &self.c_fc, &self.mlp_proj]
+    }
+
+    /// Its weights.
+    pub(crate) fn parameters(&self) -> [&Arc<Parameter>; 12] {
+        let [[a, b], [c, d]] = [&self.ln_1, &self.ln_2].map(|norm| [&norm.gain, &norm.bias]);
+        let [[e, f], [g, h], [i, j], [k, l]] = self.linears().map(|linear| [&linear.weight, &linear.bias]);
+        [a, b, c, d, e, f, g, h, i, j, k, l]
     }
 
     /// `x`: residual stream, `[B, T, D]`; so is the result. In candle's differentiable operations: the definition of

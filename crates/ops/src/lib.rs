@@ -37,6 +37,7 @@
 //! - [`token_log_probs()`] log-probability of each token chosen, and the entropy around it
 //! - [`norm`]             the size of gradients and weights
 //! - [`device`]           the same operations on devices other than the CPU
+//! - [`gradient_watch`]   which gradients are complete while a backward pass is running
 //! - [`adamw()`]          one optimizer update, in place
 //! - [`muon()`]           the same, for the matrices of layers
 //!
@@ -59,6 +60,7 @@ mod dropout;
 mod embedding;
 mod exp;
 mod gelu;
+mod gradient_watch;
 mod head;
 mod layer_norm;
 mod linear;
@@ -96,6 +98,7 @@ pub use device::gpu::allow_tf32;
 pub use dropout::{Dropout, dropout};
 pub use embedding::Embedding;
 pub use exp::exponentials;
+pub use gradient_watch::watch_gradients;
 pub use head::{language_model_loss, logits, scores_bytes};
 pub use layer_norm::Norm;
 pub use linear::Linear;

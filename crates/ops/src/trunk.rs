@@ -6,6 +6,7 @@ use crate::cache::{Cache, LayerCaches};
 use crate::cpu::among_the_threads;
 use crate::cpu::element::{Element, bf16};
 use crate::device;
+use crate::gradient_watch::GradientWatch;
 use crate::layer_norm::{Norm, Normalized};
 use crate::past::Past;
 use crate::path::Precision;
@@ -113,9 +114,10 @@ impl Trunk {
         if drops_adapters {
             return self.plain(x, sequences, drops, keep != SaveForBackward::Nothing);
         }
+        let watch = (keep != SaveForBackward::Nothing).then(GradientWatch::pass_begins).flatten();
         match precision {
-            Precision::F32 => self.run::<f32>(x, sequences, precision, drops, keep),
-            Precision::Bf16 => self.run::<bf16>(x, sequences, precision, drops, keep),
+            Precision::F32 => self.run::<f32>(x, sequences, precision, drops, keep, watch),
+            Precision::Bf16 => self.run::<bf16>(x, sequences, precision, drops, keep, watch),
         }
     }
 
@@ -126,10 +128,12 @@ impl Trunk {
         precision: Precision,
         drops: &[DropoutSites],
         keep: SaveForBackward,
+        watch: Option<Arc<GradientWatch>>,
     ) -> Result<Tensor> {
         let sequences = Arc::clone(sequences);
         let drops = if drops.is_empty() { vec![DropoutSites::default(); self.blocks.len()] } else { drops.to_vec() };
-        let run = TrunkOp::<E> { trunk: Arc::clone(self), sequences, precision, drops, keep, kept: Mutex::default() };
+        let kept = Mutex::default();
+        let run = TrunkOp::<E> { trunk: Arc::clone(self), sequences, precision, drops, keep, kept, watch };
         let x = x.contiguous()?;
         if keep == SaveForBackward::Nothing { x.apply_op1_no_bwd(&run) } else { x.apply_op1(run) }
     }
@@ -139,6 +143,10 @@ impl Trunk {
     /// # Errors
     /// When the shapes do not fit.
     pub fn plain(&self, x: &Tensor, sequences: &Sequences, drops: &[DropoutSites], tracked: bool) -> Result<Tensor> {
+        if tracked {
+            // It never ends: candle has the gradients, and adds them after the whole backward pass.
+            GradientWatch::pass_begins();
+        }
         let mut x = x.clone();
         for (layer, block) in self.blocks.iter().enumerate() {
             let drops = drops.get(layer).copied().unwrap_or_default();
@@ -231,6 +239,7 @@ struct TrunkOp<E> {
     drops: Vec<DropoutSites>,
     keep: SaveForBackward,
     kept: Mutex<Option<SavedTrunk<E>>>,
+    watch: Option<Arc<GradientWatch>>,
 }
 
 struct SavedTrunk<E> {
@@ -317,7 +326,9 @@ impl<E: Element> TrunkOp<E> {
             };
             block.backward(self.precision, &mut dx, sizes, drops, &mut kept, &mut memory.workspace)?;
             memory.put_back(kept);
+            self.watch.iter().for_each(|watch| watch.block_is_done(block));
         }
+        self.watch.iter().for_each(|watch| watch.pass_ends());
         self.trunk.memory.keep(memory);
         Ok(dx)
     }

@@ -23,6 +23,8 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// How ranks reach each other.
 pub trait Transport: Debug + Send + Sync {
@@ -44,10 +46,12 @@ pub trait Transport: Debug + Send + Sync {
 pub struct Ranks {
     /// None where one process trains alone.
     transport: Option<Arc<dyn Transport>>,
+    /// Nanoseconds spent waiting for other ranks.
+    waited: Option<Arc<AtomicU64>>,
 }
 
 /// One process.
-pub static ALONE: Ranks = Ranks { transport: None };
+pub static ALONE: Ranks = Ranks { transport: None, waited: None };
 
 impl Ranks {
     /// Ranks that `transport` connects.
@@ -57,7 +61,7 @@ impl Ranks {
     pub fn new(transport: Arc<dyn Transport>) -> Result<Self> {
         let size = transport.size();
         ensure!(size.is_power_of_two(), "there are {size} ranks; their number must be a power of two");
-        Ok(Self { transport: Some(transport).filter(|_| size > 1) })
+        Ok(Self { transport: Some(transport).filter(|_| size > 1), waited: Some(Arc::default()) })
     }
 
     /// The number of this rank.
@@ -80,11 +84,29 @@ impl Ranks {
         self.transport.is_none()
     }
 
+    /// How long this rank has waited for others, as [`Ranks::count_waiting`] was told; time to send and receive is a part of it.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.as_ref().map_or(0, |waited| waited.load(Ordering::Relaxed)))
+    }
+
+    /// Adds to the time that [`Ranks::waited`] gives. [`Ranks::gather`] and [`Ranks::gather_slices`] do so themselves;
+    /// [`Ranks::scatter_sum`] may run beside other work.
+    pub fn count_waiting(&self, time: Duration) {
+        self.waited.iter().for_each(|waited| _ = waited.fetch_add(time.as_nanos() as u64, Ordering::Relaxed));
+    }
+
     /// What all ranks give as `own`, by rank. Every rank must call it.
     ///
     /// # Errors
     /// When a rank has ended, or does not answer in time.
     pub fn gather<T: Pod>(&self, own: &[T]) -> Result<Vec<Vec<T>>> {
+        let begun = Instant::now();
+        let all = self.gather_all(own);
+        self.count_waiting(begun.elapsed());
+        all
+    }
+
+    fn gather_all<T: Pod>(&self, own: &[T]) -> Result<Vec<Vec<T>>> {
         let mut all = vec![own.to_vec()];
         let Some(transport) = &self.transport else { return Ok(all) };
         // After each level a rank has what the ranks have whose numbers differ from its own in the bits so far.

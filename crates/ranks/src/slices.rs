@@ -3,6 +3,7 @@
 use crate::Ranks;
 use anyhow::Result;
 use std::ops::Range;
+use std::time::Instant;
 
 /// Numbers that are sent at a time: 4 MiB.
 const BUCKET: usize = 1 << 20;
@@ -48,9 +49,11 @@ impl Ranks {
     /// # Errors
     /// As [`Ranks::scatter_sum`].
     pub fn gather_slices(&self, numbers: &mut impl Numbers, bounds: &[usize]) -> Result<()> {
+        let begun = Instant::now();
         for (partner, kept, given) in self.halves().into_iter().rev() {
             self.exchange_slices(partner, numbers, bounds, (&kept, &given))?;
         }
+        self.count_waiting(begun.elapsed());
         Ok(())
     }
 

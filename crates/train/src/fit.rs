@@ -68,6 +68,7 @@ impl<L: Learner> Fit<'_, L> {
             before(self.learner, self.run, &mut self.state)?;
         }
         let clock = Clock { begun: Instant::now(), elapsed_before: self.state.elapsed_s };
+        let waited_before = self.context.ranks.waited();
         if self.run.is_new() {
             self.save(&clock)?;
         }
@@ -127,6 +128,7 @@ impl<L: Learner> Fit<'_, L> {
         })?;
         drop(task);
         self.note_patience();
+        self.note_waiting(self.context.ranks.waited() - waited_before, clock.begun.elapsed());
         self.end(stop)
     }
 
@@ -195,6 +197,16 @@ impl<L: Learner> Fit<'_, L> {
                 L::STEP,
                 self.state.step
             ));
+        }
+    }
+
+    /// Reports how much of the time that training `took` this rank `waited` for others.
+    fn note_waiting(&self, waited: Duration, took: Duration) {
+        if !self.context.ranks.is_alone() {
+            let share = 100.0 * waited.as_secs_f64() / took.as_secs_f64();
+            self.context
+                .progress
+                .note(&format!("the first rank spent {share:.1}% of the time waiting for other ranks"));
         }
     }
 

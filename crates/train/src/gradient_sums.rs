@@ -29,19 +29,28 @@ impl PartSums {
         self.sums.push((level, sum));
     }
 
-    /// Gives the sum of all parts, a power of two of them, to `parameters`.
+    /// Adds all parts so far to the gradients of `parameters`, the sum of the last part: there are a power of two of them with it.
     pub(crate) fn finish(mut self, parameters: &[Arc<Parameter>]) {
-        debug_assert!(self.sums.len() <= 1, "the parts are no power of two");
-        let sums = self.sums.pop().map(|(_, sums)| sums).unwrap_or_default();
-        parameters.iter().zip(sums).for_each(|(parameter, sum)| parameter.set_gradient(sum));
+        if self.sums.is_empty() {
+            return;
+        }
+        parameters.iter().enumerate().for_each(|(i, parameter)| self.finish_one(i, parameter));
+    }
+
+    /// The same of parameter number `i` alone, whose gradient is zeros where the last part gave none.
+    pub(crate) fn finish_one(&mut self, i: usize, parameter: &Parameter) {
+        debug_assert!(self.sums.iter().rev().map(|(level, _)| *level).eq(0..self.sums.len() as u32), "no power of two");
+        let mut sum = parameter.take_gradient();
+        self.sums.iter_mut().rev().for_each(|(_, left)| add_to(&std::mem::take(&mut left[i]), &mut sum));
+        parameter.set_gradient(sum);
     }
 }
 
-/// The gradients or the weights of parameters, one after the other, as one vector.
+/// The gradients or the weights of parameters, joined in some order to one vector.
 #[derive(Debug)]
 pub(crate) struct JoinedNumbers<'a> {
     pub(crate) parameters: &'a [Arc<Parameter>],
-    /// The number of each parameter's first weight, and of the end.
+    /// The number of each parameter's first weight.
     pub(crate) starts: &'a [usize],
     pub(crate) of: JoinedOf,
 }
@@ -63,10 +72,10 @@ impl JoinedNumbers<'_> {
         range: Range<usize>,
         mut f: impl FnMut(&Parameter, usize, Range<usize>) -> Result<()>,
     ) -> Result<()> {
-        for (parameter, bounds) in self.parameters.iter().zip(self.starts.windows(2)) {
-            let (from, to) = (range.start.max(bounds[0]), range.end.min(bounds[1]));
+        for (parameter, &start) in self.parameters.iter().zip(self.starts) {
+            let (from, to) = (range.start.max(start), range.end.min(start + parameter.var().elem_count()));
             if from < to {
-                f(parameter, from - bounds[0], from - range.start..to - range.start)?;
+                f(parameter, from - start, from - range.start..to - range.start)?;
             }
         }
         Ok(())

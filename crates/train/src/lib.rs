@@ -42,6 +42,7 @@ pub mod context;
 pub mod curves;
 pub mod ema;
 mod events;
+mod exchange;
 pub mod fit;
 mod gradient_sums;
 pub mod guard;

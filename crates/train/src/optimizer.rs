@@ -5,7 +5,7 @@
 //! ranks.
 
 use crate::config::{EpsPlacement, OptimizerKind, TrainConfig};
-use crate::gradient_sums::{JoinedNumbers, JoinedOf};
+use crate::exchange::Exchange;
 use anyhow::Context;
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use gptkit_model::{Params, n_matrices};
@@ -19,12 +19,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Optimizer {
     slots: Vec<Slot>,
-    parameters: Vec<Arc<Parameter>>,
-    /// The number of each parameter's first weight, and of the end.
-    starts: Vec<usize>,
-    /// Where the slices of the ranks begin, and the end.
-    bounds: Vec<usize>,
-    ranks: Ranks,
+    /// Of the slots' parameters.
+    exchange: Exchange,
     n_updates: u64,
 }
 
@@ -68,20 +64,9 @@ impl Optimizer {
                  use train.optimizer = \"adamw\""
             );
         }
-        let mut starts = vec![0];
-        let mut units = Vec::new();
-        for (name, parameter) in &trained {
-            let (start, n) = (starts[starts.len() - 1], parameter.var().elem_count());
-            let unit = if matrices(name).is_some() { n.max(1) } else { NORM_CHUNK };
-            units.extend((0..n).step_by(unit).map(|first| start + first));
-            starts.push(start + n);
-        }
-        let bounds = slice_bounds(&units, starts[trained.len()], ranks.size());
-        let slice = slice_of(ranks.rank(), ranks.size());
-        let own = bounds[slice]..bounds[slice + 1];
-        let slot = |((name, parameter), bounds): (&(&str, &Arc<Parameter>), &[usize])| {
-            let (start, end) = (bounds[0], bounds[1]);
-            let own = own.start.clamp(start, end) - start..own.end.clamp(start, end) - start;
+        let exchange = Exchange::new(&trained, |name| matrices(name).is_some(), ranks);
+        let slot = |(i, (name, parameter)): (usize, &(&str, &Arc<Parameter>))| {
+            let own = exchange.own(i);
             let zeros = || match ranks.is_alone() {
                 true => Var::from_tensor(&parameter.var().as_tensor().zeros_like()?.detach()),
                 false => Var::zeros(own.len(), DType::F32, parameter.var().device()),
@@ -93,24 +78,13 @@ impl Optimizer {
             let mean = zeros()?;
             Ok(Slot { name: (*name).to_owned(), parameter: Arc::clone(parameter), own, mean, rule })
         };
-        let slots = trained.iter().zip(starts.windows(2)).map(slot).collect::<Result<Vec<_>>>()?;
-        let parameters = trained.iter().map(|(_, parameter)| Arc::clone(parameter)).collect();
-        Ok(Self { slots, parameters, starts, bounds, ranks: ranks.clone(), n_updates: 0 })
+        let slots = trained.iter().enumerate().map(slot).collect::<Result<Vec<_>>>()?;
+        Ok(Self { slots, exchange, n_updates: 0 })
     }
 
-    /// The parameters that are updated.
-    pub(crate) fn parameters(&self) -> &[Arc<Parameter>] {
-        &self.parameters
-    }
-
-    /// Adds the gradients of all ranks. Afterwards each has the sums of its slice, which [`Optimizer::update`] reads.
-    ///
-    /// # Errors
-    /// When a rank has ended or does not answer, or a parameter has no gradient.
-    pub(crate) fn sum_gradients(&self) -> anyhow::Result<()> {
-        let mut gradients =
-            JoinedNumbers { parameters: &self.parameters, starts: &self.starts, of: JoinedOf::Gradients };
-        self.ranks.scatter_sum(&mut gradients, &self.bounds)
+    /// How ranks exchange the gradients of the parameters that are updated.
+    pub(crate) fn exchange(&self) -> &Exchange {
+        &self.exchange
     }
 
     /// Updates made.
@@ -124,16 +98,16 @@ impl Optimizer {
     /// # Errors
     /// When a rank has ended or does not answer.
     pub fn moments(&self) -> anyhow::Result<Vec<(String, Tensor)>> {
-        let mut all = Vec::new();
+        let (mut all, ranks) = (Vec::new(), self.exchange.ranks());
         for slot in &self.slots {
             for (name, var) in slot.moments() {
-                if self.ranks.is_alone() {
+                if ranks.is_alone() {
                     all.push((name, var.as_tensor().clone()));
                     continue;
                 }
-                let of_ranks = self.ranks.gather(&var.to_vec1::<f32>()?)?;
-                if self.ranks.is_first() {
-                    let slices = (0..self.ranks.size()).map(|slice| slice_of(slice, self.ranks.size()));
+                let of_ranks = ranks.gather(&var.to_vec1::<f32>()?)?;
+                if ranks.is_first() {
+                    let slices = (0..ranks.size()).map(|slice| slice_of(slice, ranks.size()));
                     let numbers: Vec<f32> = slices.flat_map(|rank| of_ranks[rank].iter().copied()).collect();
                     all.push((name, Tensor::from_vec(numbers, slot.parameter.var().shape(), var.device())?));
                 }
@@ -154,7 +128,7 @@ impl Optimizer {
                 if moment.dims() != expected {
                     bail!("{name} has shape {:?}, but its parameter has {expected:?}", moment.dims());
                 }
-                match self.ranks.is_alone() {
+                match self.exchange.ranks().is_alone() {
                     true => var.set(&moment)?,
                     false => var.set(&moment.flatten_all()?.narrow(0, slot.own.start, slot.own.len())?)?,
                 }
@@ -169,9 +143,9 @@ impl Optimizer {
     /// # Errors
     /// When a parameter has no gradient: it would silently never train. When a rank has ended or does not answer.
     pub fn gradient_norm(&self) -> anyhow::Result<f64> {
-        let mut sum = 0.0;
-        if self.ranks.is_alone() {
-            for (slot, squares) in self.slots.iter().zip(gradient_squares(&self.parameters)?) {
+        let (mut sum, ranks) = (0.0, self.exchange.ranks());
+        if ranks.is_alone() {
+            for (slot, squares) in self.slots.iter().zip(gradient_squares(self.exchange.parameters())?) {
                 sum += squares.with_context(|| format!("gradient of {}: the parameter has no gradient", slot.name))?;
             }
             return Ok(sum.sqrt());
@@ -181,11 +155,16 @@ impl Optimizer {
             let parts = gradient_square_parts(&slot.parameter, slot.own.clone());
             own.extend(parts.with_context(|| format!("gradient of {}", slot.name))?);
         }
-        let of_ranks = self.ranks.gather(&own)?;
-        let slices = (0..self.ranks.size()).map(|slice| slice_of(slice, self.ranks.size()));
-        let mut parts = slices.flat_map(|rank| of_ranks[rank].iter());
-        for parameter in &self.parameters {
-            sum += parts.by_ref().take(parameter.var().elem_count().div_ceil(NORM_CHUNK)).sum::<f64>();
+        let of_ranks = ranks.gather(&own)?;
+        let mut left: Vec<&[f64]> = of_ranks.iter().map(Vec::as_slice).collect();
+        for i in 0..self.slots.len() {
+            let parts = (0..ranks.size()).flat_map(|slice| {
+                let (n, rank) = (self.exchange.of_slice(i, slice).len(), slice_of(slice, ranks.size()));
+                let (parts, rest) = left[rank].split_at(n.div_ceil(NORM_CHUNK));
+                left[rank] = rest;
+                parts
+            });
+            sum += parts.sum::<f64>();
         }
         Ok(sum.sqrt())
     }
@@ -230,19 +209,9 @@ impl Optimizer {
             };
             updated.with_context(|| format!("update of {name}"))
         })?;
-        let mut weights = JoinedNumbers { parameters: &self.parameters, starts: &self.starts, of: JoinedOf::Weights };
-        self.ranks.gather_slices(&mut weights, &self.bounds)?;
+        self.exchange.gather_weights()?;
         Ok(norm)
     }
-}
-
-/// Where each of `size` slices begins, and the `end`: each at the first of `units` that is not before its share.
-fn slice_bounds(units: &[usize], end: usize, size: usize) -> Vec<usize> {
-    let bound = |slice: usize| {
-        let share = end / size * slice + end % size * slice / size;
-        units.get(units.partition_point(|&unit| unit < share)).copied().unwrap_or(end)
-    };
-    (0..size).map(bound).chain([end]).collect()
 }
 
 impl Slot {

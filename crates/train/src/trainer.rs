@@ -95,7 +95,7 @@ impl<O: Objective> Trainer<O> {
     pub fn gather(&mut self) -> Result<()> {
         if self.ranks.is_first() && !self.ranks.is_alone() {
             // They were used; the moments of all ranks take their memory.
-            self.optimizer.parameters().iter().for_each(|parameter| drop(parameter.take_gradient()));
+            self.optimizer.exchange().parameters().iter().for_each(|parameter| drop(parameter.take_gradient()));
         }
         self.moments = self.optimizer.moments()?;
         Ok(())
@@ -135,25 +135,31 @@ impl<O: Objective> Trainer<O> {
         let (mut losses, mut metrics, mut sums) = (Vec::new(), Vec::new(), PartSums::default());
         let mut update = self.weights.begin_update();
         let own = self.ranks.rank() * n_parts / n_ranks..(self.ranks.rank() + 1) * n_parts / n_ranks;
-        for number in own {
-            let (mut loss, mut of_part) = (0.0, O::Metrics::default());
-            for &first in &firsts[part(number)..part(number + 1)] {
+        let exchange = self.optimizer.exchange();
+        for number in own.clone() {
+            let mut of_part = O::Metrics::default();
+            let mut backward = |first: usize| {
                 let pass = pass(&self.config, self.seed, first_row + first as u64);
-                let micro_loss = update.backward(|| {
+                let loss = update.backward(|| {
                     let (loss, of_rows) = self.objective.loss(batch, first..(first + micro).min(n_rows), pass)?;
                     of_part.add(of_rows);
                     anyhow::Ok(loss)
                 })?;
-                loss += f64::from(micro_loss.to_scalar::<f32>()?);
+                anyhow::Ok(f64::from(loss.to_scalar::<f32>()?))
+            };
+            let (micro_batches, is_last) = (&firsts[part(number)..part(number + 1)], number + 1 == own.end);
+            // During the last one of a rank the gradients of all ranks are added.
+            let (before, last) = micro_batches.split_at(micro_batches.len().saturating_sub(is_last.into()));
+            let mut loss = before.iter().try_fold(0.0, |sum, &first| anyhow::Ok(sum + backward(first)?))?;
+            if is_last {
+                let last = || last.iter().map(|&first| backward(first)).sum::<Result<f64>>();
+                loss += exchange.sum_gradients(std::mem::take(&mut sums), last)?;
+            } else {
+                sums.add(exchange.parameters());
             }
             losses.push(loss);
             metrics.push(of_part);
-            if n_parts > 1 {
-                sums.add(self.optimizer.parameters());
-            }
         }
-        sums.finish(self.optimizer.parameters());
-        self.optimizer.sum_gradients()?;
         let loss: f64 = self.ranks.gather(&losses)?.iter().flatten().sum();
         let metrics = all_sums(metrics, &self.ranks)?;
         let spike = self.guard.spike(loss, &self.config);

@@ -1,6 +1,7 @@
 use super::*;
 use crate::check::{assert_close, draw};
 use crate::dropout::Dropout;
+use crate::gradient_watch::watch_gradients;
 use crate::linear::Linear;
 use crate::parameter::Parameter;
 use candle_core::{Device, Var};
@@ -272,4 +273,30 @@ fn an_empty_batch_is_no_trouble() {
         trunk.forward(&x, &windows(0, 7), Precision::F32, &[], SaveForBackward::Nothing).unwrap().dims(),
         [0, 7, D]
     );
+}
+
+/// Of two passes, which share blocks, the one that goes back last completes gradients. Beside candle's operations, nothing is
+/// complete before the end.
+#[test]
+fn gradients_are_reported_block_by_block_as_they_are_complete() {
+    let model = model(true);
+    let x = Var::from_tensor(&draw(1, &[1, 5, D])).unwrap();
+    let pass = |keep| model.trunk.forward(x.as_tensor(), &windows(1, 5), Precision::F32, &[], keep).unwrap();
+    let plain = || model.trunk.plain(x.as_tensor(), &windows(1, 5), &[], true).unwrap();
+    let blocks = |f: &dyn Fn() -> Tensor| -> Vec<usize> {
+        let (complete, received) = std::sync::mpsc::channel();
+        watch_gradients(complete, || f().sum_all().unwrap().backward().unwrap());
+        let found: Vec<Arc<Parameter>> = received.into_iter().collect();
+        let block_of = |one: &Arc<Parameter>| {
+            let has = |block: &Block| block.parameters().into_iter().any(|parameter| Arc::ptr_eq(parameter, one));
+            model.trunk.blocks.iter().position(has).unwrap()
+        };
+        assert!(found.len().is_multiple_of(12));
+        found.chunks(12).map(|of_block| block_of(&of_block[0])).collect()
+    };
+    assert_eq!(blocks(&|| pass(SaveForBackward::All)), [2, 1, 0]);
+    assert_eq!(blocks(&|| pass(SaveForBackward::Inputs)), [2, 1, 0]);
+    assert_eq!(blocks(&|| (pass(SaveForBackward::All) * pass(SaveForBackward::All)).unwrap()), [2, 1, 0]);
+    assert_eq!(blocks(&|| (pass(SaveForBackward::All) * pass(SaveForBackward::Nothing)).unwrap()), [2, 1, 0]);
+    assert_eq!(blocks(&|| (pass(SaveForBackward::All) * plain()).unwrap()), [0; 0]);
 }
