@@ -1,6 +1,7 @@
 //! The device to compute on, and in which numbers.
 
 use crate::data_args::shell;
+use crate::env;
 use crate::ui::{Usage, unusable};
 use anyhow::Context;
 use candle_core::Device;
@@ -125,17 +126,25 @@ impl DeviceChoice {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda => {
                 built(cfg!(feature = "cuda"), "cuda")?;
-                ready(Device::new_cuda(0)?)
+                ready(Device::new_cuda(gpu()?)?)
             }
             Self::Metal => {
                 built(cfg!(feature = "metal"), "metal")?;
                 Ok(Device::new_metal(0)?)
             }
-            Self::Auto if cfg!(feature = "cuda") => ready(Device::cuda_if_available(0)?),
+            Self::Auto if cfg!(feature = "cuda") => match gpu() {
+                Ok(number) => ready(Device::cuda_if_available(number)?),
+                Err(_) => Ok(Device::Cpu), // there is no driver
+            },
             Self::Auto if cfg!(feature = "metal") => Ok(Device::metal_if_available(0)?),
             Self::Auto => Ok(Device::Cpu),
         }
     }
+}
+
+/// The number of the GPU of this process: ranks on one machine share out its GPUs.
+fn gpu() -> candle_core::Result<usize> {
+    Ok(env::rank_on_machine() % gptkit_ops::gpu_count()?.max(1))
 }
 
 /// Readies a GPU for its first use.

@@ -129,6 +129,12 @@ pub(crate) fn started_rank() -> usize {
     names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok()).unwrap_or(0)
 }
 
+/// The number of this process among those on its machine, as Open MPI, MPICH and Slurm tell it.
+pub(crate) fn rank_on_machine() -> usize {
+    let names = ["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
+    names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok()).unwrap_or(0)
+}
+
 /// How long other ranks are waited for.
 ///
 /// # Errors

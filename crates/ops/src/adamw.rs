@@ -2,9 +2,9 @@
 
 use crate::cpu::vectorized;
 use crate::device::gpu::{KernelArgument as Arg, KernelGrid, launch};
-use crate::parameter::Parameter;
+use crate::parameter::{Parameter, flat_view};
 use crate::slices::with_f32s_mut;
-use candle_core::{CudaDevice, Device, Result, Tensor, Var};
+use candle_core::{CudaDevice, Device, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
 /// What an update is made with.
@@ -33,10 +33,10 @@ impl Adam {
 }
 
 /// Updates the weights of `parameter` from number `from` on and their moments `mean` and `square`, of as many numbers, in place
-/// with its gradient times `scale`. In one pass over memory on the CPU; another device updates all weights.
+/// with its gradient times `scale`, in one pass over memory on the CPU and on NVIDIA GPUs.
 ///
 /// # Errors
-/// When the shapes differ or no gradient reaches the parameter.
+/// When the shapes differ, no gradient reaches the parameter, or another device is to update a part of the weights.
 pub fn adamw(parameter: &Parameter, from: usize, mean: &Var, square: &Var, scale: f64, adam: &Adam) -> Result<()> {
     let part = from..from + mean.elem_count();
     parameter.with_gradient(
@@ -50,7 +50,12 @@ pub fn adamw(parameter: &Parameter, from: usize, mean: &Var, square: &Var, scale
         },
         |gradient| {
             match gradient.device() {
-                Device::Cuda(device) => launched(device, parameter, mean, square, gradient, scale, adam)?,
+                Device::Cuda(device) => {
+                    let weights = flat_view(parameter.var())?.narrow(0, from, mean.elem_count())?;
+                    let gradient = gradient.flatten_all()?.narrow(0, from, mean.elem_count())?;
+                    launched(device, &weights, mean, square, &gradient, scale, adam)?;
+                }
+                _ if mean.dims() != parameter.var().dims() => bail!("this device can update only all of a parameter"),
                 _ => plain(parameter.var(), mean, square, gradient, scale, adam)?,
             }
             parameter.changed();
@@ -93,7 +98,7 @@ vectorized! {
 
 fn launched(
     device: &CudaDevice,
-    parameter: &Parameter,
+    weights: &Tensor,
     mean: &Var,
     square: &Var,
     gradient: &Tensor,
@@ -106,10 +111,10 @@ fn launched(
         "adamw",
         KernelGrid::elements(n),
         &[
-            Arg::Tensor(parameter.var()),
+            Arg::Tensor(weights),
             Arg::Tensor(mean),
             Arg::Tensor(square),
-            Arg::Tensor(&gradient.contiguous()?),
+            Arg::Tensor(gradient),
             Arg::U64(n as u64),
             Arg::F32(scale as f32),
             Arg::F32(adam.beta1 as f32),

@@ -4,7 +4,7 @@ use crate::cpu::vectorized;
 use crate::device::kernels::squares as squares_of;
 use crate::parameter::Parameter;
 use crate::slices::with_f32s;
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,15 +27,19 @@ pub fn gradient_squares(parameters: &[Arc<Parameter>]) -> Result<Vec<Option<f64>
     Ok(gradients.iter().map(|gradient| gradient.as_ref().and_then(|_| sums.next())).collect())
 }
 
-/// The parts of [`gradient_squares`] of one parameter on the CPU: Σ g² of each [`NORM_CHUNK`] of weights in `part`, which begins
+/// The parts of [`gradient_squares`] of one parameter: Σ g² of each [`NORM_CHUNK`] of weights in `part`, which begins
 /// at a multiple of it and ends there or with the parameter.
 ///
 /// # Errors
 /// When no gradient reaches the parameter.
 pub fn gradient_square_parts(parameter: &Parameter, part: Range<usize>) -> Result<Vec<f64>> {
     parameter.with_gradient(
-        |gradient| Ok(gradient[part].par_chunks(NORM_CHUNK).map(squares).collect()),
-        |_| bail!("the gradient is not on the CPU"),
+        |gradient| Ok(gradient[part.clone()].par_chunks(NORM_CHUNK).map(squares).collect()),
+        |gradient| {
+            let gradient = gradient.flatten_all()?;
+            let chunk = |first: usize| gradient.narrow(0, first, NORM_CHUNK.min(part.end - first));
+            squares_of(&part.clone().step_by(NORM_CHUNK).map(chunk).collect::<Result<Vec<Tensor>>>()?)
+        },
     )
 }
 

@@ -9,7 +9,7 @@ use crate::path::Precision;
 use crate::product::accumulate;
 use crate::quantized::Quantized;
 use crate::scratch::ScratchBuffer;
-use crate::slices::{free, rows_at_a_time, take, with_f32s, with_f32s_mut, zeros};
+use crate::slices::{add_to, free, rows_at_a_time, take, with_f32s, with_f32s_mut, zeros};
 use crate::thin::{add_scaled, multiply_thin, transposed};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
@@ -526,59 +526,83 @@ impl Parameter {
         self.with_gradient(copy, |tensor| Ok(tensor.clone())).ok()
     }
 
-    /// Removes the gradient on the CPU and returns it, in the order of the weights; returns zeros if there is no gradient.
-    pub fn take_gradient(&self) -> Vec<f32> {
-        match std::mem::take(&mut *locked(&self.gradient)) {
-            GradientSum::Numbers(sums) => sums,
-            _ => zeros(self.weights.elem_count()),
-        }
-    }
-
-    /// Puts `numbers`, one for each weight, in the place of the gradient on the CPU.
-    pub fn set_gradient(&self, numbers: Vec<f32>) {
-        *locked(&self.gradient) = GradientSum::Numbers(numbers);
-    }
-
-    /// Copies the gradient on the CPU from weight number `from` on to `out`.
+    /// Removes the gradient and returns it; returns zeros if there is no gradient.
     ///
     /// # Errors
-    /// If the parameter has no gradient on the CPU.
+    /// When memory does not suffice.
+    pub fn take_gradient(&self) -> Result<TakenGradient> {
+        let taken = std::mem::take(&mut *locked(&self.gradient));
+        Ok(TakenGradient(match taken {
+            GradientSum::Numbers(sums) => GradientSum::Numbers(sums),
+            // A copy, because candle may use one tensor as the gradient of several.
+            GradientSum::Tensor(tensor) => GradientSum::Tensor(tensor.force_contiguous()?),
+            _ if self.weights.device().is_cpu() => GradientSum::Numbers(zeros(self.weights.elem_count())),
+            _ => GradientSum::Tensor(self.weights.zeros_like()?),
+        }))
+    }
+
+    /// Removes the gradient and frees its memory.
+    pub fn free_gradient(&self) {
+        *locked(&self.gradient) = GradientSum::None;
+    }
+
+    /// Puts `gradient` in the place of the gradient.
+    pub fn set_gradient(&self, gradient: TakenGradient) {
+        *locked(&self.gradient) = gradient.0;
+    }
+
+    /// Copies the gradient from weight number `from` on to `out`.
+    ///
+    /// # Errors
+    /// If the parameter has no gradient.
     pub fn read_gradient(&self, from: usize, out: &mut [f32]) -> Result<()> {
-        self.with_gradient(
-            |sums| {
-                out.copy_from_slice(&sums[from..from + out.len()]);
-                Ok(())
-            },
-            not_on_cpu,
-        )
-    }
-
-    /// Adds `values` to the gradient on the CPU from weight number `from` on.
-    ///
-    /// # Errors
-    /// If the parameter has no gradient on the CPU.
-    pub fn add_to_gradient(&self, from: usize, values: &[f32]) -> Result<()> {
-        match &mut *locked(&self.gradient) {
-            GradientSum::Numbers(sums) => take(&mut sums[from..from + values.len()], values, true),
-            GradientSum::Tensor(tensor) => not_on_cpu(tensor)?,
+        match &*locked(&self.gradient) {
+            GradientSum::Numbers(sums) => out.copy_from_slice(&sums[from..from + out.len()]),
+            GradientSum::Tensor(sums) => read_part(sums, from, out)?,
             _ => bail!("the parameter has no gradient"),
         }
         Ok(())
     }
 
-    /// Copies weights on the CPU from number `from` on to `out`.
+    /// Adds `values` to the gradient from weight number `from` on, which [`Parameter::set_gradient`] has set where it is not on the
+    /// CPU.
+    ///
+    /// # Errors
+    /// If the parameter has no gradient.
+    pub fn add_to_gradient(&self, from: usize, values: &[f32]) -> Result<()> {
+        match &mut *locked(&self.gradient) {
+            GradientSum::Numbers(sums) => take(&mut sums[from..from + values.len()], values, true),
+            GradientSum::Tensor(sums) => {
+                let more = Tensor::from_slice(values, values.len(), sums.device())?;
+                let sum = (flat_view(sums)?.narrow(0, from, values.len())? + more)?;
+                flat_view(sums)?.slice_set(&sum, 0, from)?;
+            }
+            _ => bail!("the parameter has no gradient"),
+        }
+        Ok(())
+    }
+
+    /// Copies weights from number `from` on to `out`.
     ///
     /// # Errors
     /// When they were freed.
     pub fn read_weights(&self, from: usize, out: &mut [f32]) -> Result<()> {
+        if !self.weights.device().is_cpu() {
+            return read_part(&self.weights, from, out);
+        }
         self.read(|weights| out.copy_from_slice(&weights[from..from + out.len()]))
     }
 
-    /// Puts `values` in the place of weights on the CPU from number `from` on.
+    /// Puts `values` in the place of weights from number `from` on.
     ///
     /// # Errors
     /// When they were freed.
     pub fn write_weights(&self, from: usize, values: &[f32]) -> Result<()> {
+        if !self.weights.device().is_cpu() {
+            self.changed();
+            let values = Tensor::from_slice(values, values.len(), self.weights.device())?;
+            return flat_view(&self.weights)?.slice_set(&values, 0, from);
+        }
         self.change(|weights| weights[from..from + values.len()].copy_from_slice(values))
     }
 
@@ -621,8 +645,41 @@ impl Parameter {
     }
 }
 
-fn not_on_cpu<R>(_: &Tensor) -> Result<R> {
-    bail!("the gradient is not on the CPU")
+/// A gradient that was taken from its parameter.
+#[derive(Debug)]
+pub struct TakenGradient(GradientSum);
+
+impl TakenGradient {
+    /// Adds `more`, taken from the same parameter.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub fn add(&mut self, more: &Self) -> Result<()> {
+        match (&mut self.0, &more.0) {
+            (GradientSum::Numbers(sums), GradientSum::Numbers(more)) => add_to(more, sums),
+            (GradientSum::Tensor(sums), GradientSum::Tensor(more)) => *sums = (&*sums + more)?,
+            _ => bail!("gradients on different devices cannot be added"),
+        }
+        Ok(())
+    }
+}
+
+/// All elements of `tensor`, which must be contiguous, as one row in the same memory.
+///
+/// # Errors
+/// When they are not.
+pub(crate) fn flat_view(tensor: &Tensor) -> Result<Tensor> {
+    if !tensor.is_contiguous() {
+        bail!("a tensor of layout {:?} does not lie in one piece", tensor.layout());
+    }
+    tensor.flatten_all()
+}
+
+/// Copies elements of `tensor` from number `from` on to `out`.
+fn read_part(tensor: &Tensor, from: usize, out: &mut [f32]) -> Result<()> {
+    let part = tensor.flatten_all()?.narrow(0, from, out.len())?.to_vec1::<f32>()?;
+    out.copy_from_slice(&part);
+    Ok(())
 }
 
 /// What backward passes compute a gradient for.
@@ -808,6 +865,45 @@ mod tests {
             assert!(error.contains("were freed"), "{error}");
             assert!(linear.weight.set(&draw(1, &[40, 70])).unwrap_err().to_string().contains("were freed"));
         }
+    }
+
+    /// In slices, as numbers and as a tensor, which stands for one on another device.
+    #[test]
+    fn gradients_are_taken_added_and_read_in_slices() {
+        let more: Vec<f32> = (0..4).map(|i| i as f32).collect();
+        let read = |parameter: &Parameter| {
+            let mut numbers = [0.0; 6];
+            parameter.read_gradient(0, &mut numbers).map(|()| numbers.to_vec())
+        };
+        for sum in [GradientSum::Numbers(vec![1.0; 6]), GradientSum::Tensor(draw(2, &[3, 2]).t().unwrap())] {
+            let parameter = Parameter::new(&draw(1, &[2, 3])).unwrap();
+            assert!(read(&parameter).unwrap_err().to_string().contains("no gradient"));
+            parameter.set_gradient(TakenGradient(sum));
+            let before = read(&parameter).unwrap();
+            let taken = parameter.take_gradient().unwrap();
+            parameter.set_gradient(parameter.take_gradient().unwrap());
+            assert_eq!(read(&parameter).unwrap(), [0.0; 6]);
+            parameter.set_gradient(taken);
+            parameter.add_to_gradient(1, &more).unwrap();
+            let after = read(&parameter).unwrap();
+            assert!((0..6).all(|i| after[i] == before[i] + if (1..5).contains(&i) { more[i - 1] } else { 0.0 }));
+            let mut taken = parameter.take_gradient().unwrap();
+            parameter.set_gradient(TakenGradient(match &taken.0 {
+                GradientSum::Tensor(tensor) => GradientSum::Tensor(tensor.clone()),
+                _ => GradientSum::Numbers(after.clone()),
+            }));
+            taken.add(&parameter.take_gradient().unwrap()).unwrap();
+            parameter.set_gradient(taken);
+            assert_eq!(read(&parameter).unwrap(), after.iter().map(|x| 2.0 * x).collect::<Vec<f32>>());
+            parameter.free_gradient();
+            assert!(read(&parameter).is_err());
+        }
+        let tensor = draw(3, &[2, 3]);
+        flat_view(&tensor).unwrap().slice_set(&Tensor::from_vec(more, 4, &Device::Cpu).unwrap(), 0, 2).unwrap();
+        let mut part = [0.0; 4];
+        read_part(&tensor, 2, &mut part).unwrap();
+        assert_eq!(part, [0.0, 1.0, 2.0, 3.0]);
+        assert!(flat_view(&tensor.t().unwrap()).is_err());
     }
 
     #[test]

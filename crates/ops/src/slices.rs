@@ -99,7 +99,7 @@ pub(crate) fn take(sum: &mut [f32], more: &[f32], add: bool) {
 
 vectorized! {
     /// `y += x`
-    pub fn add_to(x: &[f32], y: &mut [f32]) {
+    pub(crate) fn add_to(x: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
     }
 }

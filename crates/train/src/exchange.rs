@@ -107,7 +107,7 @@ impl Exchange {
         let (complete, received) = channel();
         if self.ranks.is_alone() {
             let result = backward()?;
-            parts.finish(&self.parameters);
+            parts.finish(&self.parameters)?;
             return Ok(result);
         }
         std::thread::scope(|scope| {
@@ -134,7 +134,7 @@ impl Exchange {
                 let number = self.parameters.iter().position(|other| Arc::ptr_eq(other, &parameter));
                 number.into_iter().for_each(|i| complete[i] = true);
             }
-            group.parameters.iter().for_each(|&i| parts.finish_one(i, &self.parameters[i]));
+            group.parameters.iter().try_for_each(|&i| parts.finish_one(i, &self.parameters[i]))?;
             self.ranks.scatter_sum(&mut self.joined(JoinedOf::Gradients), &group.bounds)?;
         }
         Ok(())

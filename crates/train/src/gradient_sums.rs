@@ -5,7 +5,7 @@
 //! with the tree between them ([`gptkit_ranks`]).
 
 use anyhow::Result;
-use gptkit_ops::{Parameter, add_to};
+use gptkit_ops::{Parameter, TakenGradient};
 use gptkit_ranks::Numbers;
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,36 +13,48 @@ use std::sync::Arc;
 /// Sums of parts that follow each other, added as soon as two neighbors are complete: one at most for each level of the tree.
 #[derive(Debug, Default)]
 pub(crate) struct PartSums {
-    /// Level in the tree, and the gradient of each parameter.
-    sums: Vec<(u32, Vec<Vec<f32>>)>,
+    /// Level in the tree, and the gradient of each parameter; none of those that are finished.
+    sums: Vec<(u32, Vec<Option<TakenGradient>>)>,
 }
 
 impl PartSums {
     /// Takes the gradients of `parameters`, the sum of the next part.
-    pub(crate) fn add(&mut self, parameters: &[Arc<Parameter>]) {
-        let mut sum: Vec<Vec<f32>> = parameters.iter().map(|parameter| parameter.take_gradient()).collect();
-        let mut level = 0;
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub(crate) fn add(&mut self, parameters: &[Arc<Parameter>]) -> Result<()> {
+        let taken = parameters.iter().map(|parameter| Ok(Some(parameter.take_gradient()?)));
+        let (mut sums, mut level) = (taken.collect::<Result<Vec<_>>>()?, 0);
         while let Some((_, left)) = self.sums.pop_if(|(other, _)| *other == level) {
-            sum.iter_mut().zip(left).for_each(|(sum, left)| add_to(&left, sum));
+            let pairs = sums.iter_mut().flatten().zip(left.iter().flatten());
+            pairs.into_iter().try_for_each(|(sum, left)| sum.add(left))?;
             level += 1;
         }
-        self.sums.push((level, sum));
+        self.sums.push((level, sums));
+        Ok(())
     }
 
     /// Adds all parts so far to the gradients of `parameters`, the sum of the last part: there are a power of two of them with it.
-    pub(crate) fn finish(mut self, parameters: &[Arc<Parameter>]) {
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub(crate) fn finish(mut self, parameters: &[Arc<Parameter>]) -> Result<()> {
         if self.sums.is_empty() {
-            return;
+            return Ok(());
         }
-        parameters.iter().enumerate().for_each(|(i, parameter)| self.finish_one(i, parameter));
+        parameters.iter().enumerate().try_for_each(|(i, parameter)| self.finish_one(i, parameter))
     }
 
     /// The same of parameter number `i` alone, whose gradient is zeros where the last part gave none.
-    pub(crate) fn finish_one(&mut self, i: usize, parameter: &Parameter) {
+    ///
+    /// # Errors
+    /// As [`PartSums::finish`].
+    pub(crate) fn finish_one(&mut self, i: usize, parameter: &Parameter) -> Result<()> {
         debug_assert!(self.sums.iter().rev().map(|(level, _)| *level).eq(0..self.sums.len() as u32), "no power of two");
-        let mut sum = parameter.take_gradient();
-        self.sums.iter_mut().rev().for_each(|(_, left)| add_to(&std::mem::take(&mut left[i]), &mut sum));
+        let mut sum = parameter.take_gradient()?;
+        self.sums.iter_mut().rev().filter_map(|(_, left)| left[i].take()).try_for_each(|left| sum.add(&left))?;
         parameter.set_gradient(sum);
+        Ok(())
     }
 }
 

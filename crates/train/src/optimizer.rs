@@ -21,6 +21,8 @@ pub struct Optimizer {
     slots: Vec<Slot>,
     /// Of the slots' parameters.
     exchange: Exchange,
+    /// Whether gradients are sums of parts ([`TrainConfig::shards`]), with a norm that is the same on any number of ranks.
+    has_parts: bool,
     n_updates: u64,
 }
 
@@ -54,7 +56,8 @@ impl Optimizer {
     ///
     /// # Errors
     /// When Muon is asked for and no matrix of a layer is trained, or memory does not suffice.
-    pub fn new(params: &Params, kind: OptimizerKind, ranks: &Ranks) -> Result<Self> {
+    pub fn new(params: &Params, config: &TrainConfig, ranks: &Ranks) -> Result<Self> {
+        let kind = config.optimizer;
         let trained = params.iter().filter(|(_, parameter)| !parameter.is_frozen());
         let trained: Vec<(&str, &Arc<Parameter>)> = trained.collect();
         let matrices = |name: &str| n_matrices(name).filter(|_| kind == OptimizerKind::Muon);
@@ -67,9 +70,11 @@ impl Optimizer {
         let exchange = Exchange::new(&trained, |name| matrices(name).is_some(), ranks);
         let slot = |(i, (name, parameter)): (usize, &(&str, &Arc<Parameter>))| {
             let own = exchange.own(i);
-            let zeros = || match ranks.is_alone() {
-                true => Var::from_tensor(&parameter.var().as_tensor().zeros_like()?.detach()),
-                false => Var::zeros(own.len(), DType::F32, parameter.var().device()),
+            let (weights, device) = (parameter.var(), parameter.var().device());
+            let zeros = || match own.len() == weights.elem_count() {
+                true => Var::from_tensor(&weights.as_tensor().zeros_like()?.detach()),
+                // A GPU has no memory of no bytes.
+                false => Var::zeros(own.len().max(1), DType::F32, device),
             };
             let rule = match matrices(name) {
                 Some(n_matrices) => UpdateRule::Muon { n_matrices },
@@ -79,7 +84,7 @@ impl Optimizer {
             Ok(Slot { name: (*name).to_owned(), parameter: Arc::clone(parameter), own, mean, rule })
         };
         let slots = trained.iter().enumerate().map(slot).collect::<Result<Vec<_>>>()?;
-        Ok(Self { slots, exchange, n_updates: 0 })
+        Ok(Self { slots, exchange, has_parts: config.shards() > 1, n_updates: 0 })
     }
 
     /// How ranks exchange the gradients of the parameters that are updated.
@@ -105,7 +110,8 @@ impl Optimizer {
                     all.push((name, var.as_tensor().clone()));
                     continue;
                 }
-                let of_ranks = ranks.gather(&var.to_vec1::<f32>()?)?;
+                let own = var.flatten_all()?.narrow(0, 0, slot.own.len())?;
+                let of_ranks = ranks.gather(&own.to_vec1::<f32>()?)?;
                 if ranks.is_first() {
                     let slices = (0..ranks.size()).map(|slice| slice_of(slice, ranks.size()));
                     let numbers: Vec<f32> = slices.flat_map(|rank| of_ranks[rank].iter().copied()).collect();
@@ -128,9 +134,9 @@ impl Optimizer {
                 if moment.dims() != expected {
                     bail!("{name} has shape {:?}, but its parameter has {expected:?}", moment.dims());
                 }
-                match self.exchange.ranks().is_alone() {
-                    true => var.set(&moment)?,
-                    false => var.set(&moment.flatten_all()?.narrow(0, slot.own.start, slot.own.len())?)?,
+                if !slot.own.is_empty() {
+                    let own = moment.flatten_all()?.narrow(0, slot.own.start, slot.own.len())?;
+                    var.set(&own.reshape(var.shape())?)?;
                 }
             }
         }
@@ -144,7 +150,8 @@ impl Optimizer {
     /// When a parameter has no gradient: it would silently never train. When a rank has ended or does not answer.
     pub fn gradient_norm(&self) -> anyhow::Result<f64> {
         let (mut sum, ranks) = (0.0, self.exchange.ranks());
-        if ranks.is_alone() {
+        let in_one_piece = ranks.is_alone() && !self.has_parts;
+        if in_one_piece {
             for (slot, squares) in self.slots.iter().zip(gradient_squares(self.exchange.parameters())?) {
                 sum += squares.with_context(|| format!("gradient of {}: the parameter has no gradient", slot.name))?;
             }

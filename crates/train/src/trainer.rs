@@ -46,11 +46,11 @@ impl<O: Objective> Trainer<O> {
             let device = parameter.var().device();
             config.dtype.apply(device).context("train.dtype")?;
             ensure!(
-                config.shards() == 1 || device.is_cpu(),
-                "train.shards and ranks work only on the CPU; use --device cpu"
+                config.shards() == 1 || !device.is_metal(),
+                "train.shards and ranks do not work on Apple GPUs; use --device cpu"
             );
         }
-        let optimizer = Optimizer::new(weights.trained(), config.optimizer, ranks)?;
+        let optimizer = Optimizer::new(weights.trained(), config, ranks)?;
         Ok(Self {
             objective,
             optimizer,
@@ -95,7 +95,7 @@ impl<O: Objective> Trainer<O> {
     pub fn gather(&mut self) -> Result<()> {
         if self.ranks.is_first() && !self.ranks.is_alone() {
             // They were used; the moments of all ranks take their memory.
-            self.optimizer.exchange().parameters().iter().for_each(|parameter| drop(parameter.take_gradient()));
+            self.optimizer.exchange().parameters().iter().for_each(|parameter| parameter.free_gradient());
         }
         self.moments = self.optimizer.moments()?;
         Ok(())
@@ -155,7 +155,7 @@ impl<O: Objective> Trainer<O> {
                 let last = || last.iter().map(|&first| backward(first)).sum::<Result<f64>>();
                 loss += exchange.sum_gradients(std::mem::take(&mut sums), last)?;
             } else {
-                sums.add(exchange.parameters());
+                sums.add(exchange.parameters())?;
             }
             losses.push(loss);
             metrics.push(of_part);

@@ -12,9 +12,9 @@ use gptkit_model::sampler::{Sampling, TokenPosition, choose};
 use gptkit_model::{Gpt, Input, ModelConfig, Params, Pass, Weights, n_matrices};
 use gptkit_ops::Precision;
 use gptkit_ops::check::assert_close;
-use gptkit_ranks::ALONE;
+use gptkit_ranks::{ALONE, Ranks, thread_ranks};
 use gptkit_testing::{golden_path, published};
-use gptkit_train::config::{OptimizerKind, TrainConfig};
+use gptkit_train::config::TrainConfig;
 use gptkit_train::language_modeling::LanguageModeling;
 use gptkit_train::optimizer::Optimizer;
 use gptkit_train::trainer::Trainer;
@@ -37,8 +37,12 @@ struct Case {
 }
 
 fn trainer(config: &ModelConfig, params: Params, train: &TrainConfig) -> Trainer<LanguageModeling> {
+    trainer_on(&ALONE, config, params, train)
+}
+
+fn trainer_on(ranks: &Ranks, config: &ModelConfig, params: Params, train: &TrainConfig) -> Trainer<LanguageModeling> {
     let gpt = Gpt::new(config, &params, train.dtype.precision()).unwrap();
-    Trainer::new(LanguageModeling { model: gpt }, params, train, 1, &ALONE).unwrap()
+    Trainer::new(LanguageModeling { model: gpt }, params, train, 1, ranks).unwrap()
 }
 
 const KINDS: [&str; 2] = ["gpt1-tiny", "gpt2-tiny"];
@@ -267,6 +271,35 @@ fn gradients_do_not_depend_on_how_the_batch_is_divided() {
     assert!((whole.grad_norm / parts.grad_norm - 1.0).abs() < 1e-4, "{whole:?} {parts:?}");
 }
 
+/// Of four parts of three micro-batches, one of which is empty.
+#[test]
+fn ranks_give_the_bits_of_one_process() {
+    let case = &golden()[1];
+    for optimizer in ["adamw", "muon"] {
+        let trained = |n_ranks: usize| {
+            let weights = thread_ranks(n_ranks, |ranks| {
+                let (config, params) = case.model();
+                let train: TrainConfig = serde_json::from_value(serde_json::json!({
+                    "length": "3 steps", "batch_size": 3, "micro_batch": 1, "lr": 1e-3, "shards": 4, "clip": 0.5,
+                    "optimizer": optimizer,
+                }))
+                .unwrap();
+                let mut trainer = trainer_on(&ranks, &config, params, &train);
+                let norms = [0, 3, 6].map(|row| trainer.step(&case.batch(), row, 1e-3).unwrap().grad_norm.to_bits());
+                let numbers = |parameter: &Tensor| parameter.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let weights = trainer.weights().params().iter().map(|(_, parameter)| numbers(parameter.var()));
+                (norms, weights.flatten().map(f32::to_bits).collect::<Vec<u32>>())
+            });
+            assert!(weights.iter().all(|of_rank| *of_rank == weights[0]), "{optimizer}, {n_ranks} ranks");
+            weights.into_iter().next().unwrap()
+        };
+        let alone = trained(1);
+        for n_ranks in [2, 4] {
+            assert!(trained(n_ranks) == alone, "{optimizer}, {n_ranks} ranks");
+        }
+    }
+}
+
 #[test]
 fn a_parameter_without_a_gradient_is_an_error() {
     let case = &golden()[0];
@@ -275,7 +308,7 @@ fn a_parameter_without_a_gradient_is_an_error() {
     Weights::from(params.clone()).begin_update().backward(|| first.tensor(true).sum_all()).unwrap();
     let train: TrainConfig =
         serde_json::from_value(serde_json::json!({ "length": "1 step", "batch_size": 1, "lr": 1.0 })).unwrap();
-    let error = Optimizer::new(&params, train.optimizer, &ALONE).unwrap().update(1.0, &train).unwrap_err();
+    let error = Optimizer::new(&params, &train, &ALONE).unwrap().update(1.0, &train).unwrap_err();
     assert!(error.to_string().contains("gradient of"), "{error}");
 }
 
@@ -283,9 +316,11 @@ fn a_parameter_without_a_gradient_is_an_error() {
 #[test]
 fn muon_without_a_matrix_to_change_is_refused() {
     let (_, params) = golden()[0].model();
-    assert!(Optimizer::new(&params, OptimizerKind::Muon, &ALONE).is_ok());
+    let muon = serde_json::json!({ "length": "1 step", "batch_size": 1, "lr": 1.0, "optimizer": "muon" });
+    let muon: TrainConfig = serde_json::from_value(muon).unwrap();
+    assert!(Optimizer::new(&params, &muon, &ALONE).is_ok());
     let matrices = params.iter().filter(|(name, _)| n_matrices(name).is_some());
     assert!(matrices.map(|(_, matrix)| matrix.freeze()).count() > 0);
-    let error = Optimizer::new(&params, OptimizerKind::Muon, &ALONE).unwrap_err().to_string();
+    let error = Optimizer::new(&params, &muon, &ALONE).unwrap_err().to_string();
     assert!(error.contains("train.optimizer") && error.contains("adamw"), "{error}");
 }

@@ -114,11 +114,18 @@ mod without {
         bail!("matrix products on an NVIDIA GPU need a gptkit that was built with --features cuda")
     }
 
+    /// None that can be used.
+    pub fn gpu_count() -> Result<usize> {
+        Ok(0)
+    }
+
     /// Does nothing.
     pub(crate) fn keep_freed_memory(_: &CudaDevice) -> Result<()> {
         Ok(())
     }
 }
+#[cfg(not(feature = "cuda"))]
+pub use without::gpu_count;
 #[cfg(not(feature = "cuda"))]
 pub(crate) use without::{keep_freed_memory, launch, multiply_into};
 
@@ -126,7 +133,9 @@ pub(crate) use without::{keep_freed_memory, launch, multiply_into};
 mod with {
     use crate::device::gpu::{IS_TF32_ALLOWED, KernelArgument, KernelDropout, KernelGrid, Ordering};
     use candle_core::cuda_backend::cudarc::cublas::{result, sys as blas};
-    use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, sys};
+    use candle_core::cuda_backend::cudarc::driver::{
+        CudaContext, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, sys,
+    };
     use candle_core::{CudaDevice, DType, Error, Result, Storage, Tensor, bail};
     use half::bf16;
     use std::ffi::c_void;
@@ -137,6 +146,14 @@ mod with {
 
     // SAFETY: it is plain data in C's layout, as the kernels declare it.
     unsafe impl DeviceRepr for KernelDropout {}
+
+    /// The number of NVIDIA GPUs of this machine.
+    ///
+    /// # Errors
+    /// When there is no driver.
+    pub fn gpu_count() -> Result<usize> {
+        Ok(CudaContext::device_count().map_err(Error::wrap)?.try_into().unwrap_or(0))
+    }
 
     /// Runs kernel `name` on `arguments`, after what was launched before.
     ///
@@ -339,5 +356,7 @@ mod with {
         }
     }
 }
+#[cfg(feature = "cuda")]
+pub use with::gpu_count;
 #[cfg(feature = "cuda")]
 pub(crate) use with::{keep_freed_memory, launch, multiply_into};

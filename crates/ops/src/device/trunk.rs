@@ -8,6 +8,7 @@ use super::kernels::{
 };
 use super::products::product;
 use crate::block::{Block, DropoutSites};
+use crate::gradient_watch::GradientWatch;
 use crate::linear::Linear;
 use crate::path::Precision;
 use crate::sequences::Sequences;
@@ -55,6 +56,7 @@ pub(crate) fn forward(
         return Ok(y);
     }
     let (trunk, drops, kept) = (Arc::clone(trunk), drops.to_vec(), Mutex::new(kept));
+    let watch = GradientWatch::pass_begins();
     computed(x, y, move |dy| {
         let mut dstream = match (&trunk.ln_f, &last) {
             (Some(norm), Some((x, stats))) => {
@@ -74,7 +76,9 @@ pub(crate) fn forward(
                 None => batch.forward(block, &x, drops)?.1,
             };
             dstream = batch.backward(block, &x, activations, &dstream, drops)?;
+            watch.iter().for_each(|watch| watch.block_is_done(block));
         }
+        watch.iter().for_each(|watch| watch.pass_ends());
         Ok(Some(dstream))
     })
 }
