@@ -209,20 +209,17 @@ fn of_each(config: &PretrainConfig, plan: &TrainingPlan, devices: &Devices) -> S
     }
     let computing = plan.total_flops() / plan.n_steps.max(1) as f64 / devices.flops_per_s;
     let exchange = ExchangeSizes::of(&config.model, &config.train, n, computing);
-    text += &format!(
-        "exchange     {} sent by each rank in a step of {}\n",
-        needed_bytes(exchange.sent as u64),
-        estimated_duration(computing)
-    );
     let time = |seconds: f64| match seconds < 1.0 {
         true => format!("{:.0} ms", 1000.0 * seconds),
         false => estimated_duration(seconds),
     };
+    let sent = needed_bytes(exchange.sent as u64);
+    text += &format!("exchange     {sent} sent by each rank in a step that computes for {}\n", time(computing));
     for gigabits in [10.0, 100.0, 400.0] {
         let (all, longer) = exchange.seconds(gigabits * 1e9 / 8.0);
         let share = 100.0 * longer / (longer + computing);
         text += &format!(
-            "  {:11}{:>11}, {} of it during the backward pass: the step takes {} longer, {share:.0}% of it\n",
+            "  {:11}{:>11}, {} of it during the backward pass; the rest is {}, {share:.0}% of the step\n",
             format!("{gigabits} Gb/s"),
             time(all),
             time(all - longer),
