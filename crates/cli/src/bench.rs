@@ -25,7 +25,8 @@ pub(crate) struct BenchCommand {
     /// Preset or TOML file of a second model: a training step of each model is measured in alternation
     #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["case", "quantize"])]
     against: Option<String>,
-    /// Windows per training step, and sequences per generation batch [default: the configuration's, and 1]
+    /// Windows per training step, and sequences per generation batch [default: the
+    /// configuration's train.micro_batch, and 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     batch: Option<u16>,
     /// Tokens per window [default: the configuration's context]
@@ -95,7 +96,7 @@ impl BenchCommand {
         }
         self.models(&config.model, train, seq, &device, &sheet)?;
         if device.is_cpu() {
-            self.operations(&config.model, batch_size, seq, precision, &sheet)?;
+            self.operations(&config.model, together(train), seq, precision, &sheet)?;
         }
         Ok(())
     }
@@ -108,7 +109,8 @@ impl BenchCommand {
         }
         let seq = self.seq.map_or(config.model.context, usize::from);
         config.model.context = config.model.context.max(seq);
-        config.train.batch_size = self.batch.map_or(config.train.batch_size, usize::from);
+        // Not the batch of large presets, which would take minutes.
+        config.train.batch_size = self.batch.map_or(config.train.micro_batch(), usize::from);
         config.train.dtype = Dtype::from(self.dtype);
         Ok((name, config))
     }
@@ -136,7 +138,7 @@ impl BenchCommand {
         };
         let gpt = Gpt::new(model, &params, precision)?;
         if self.wants("prompt") {
-            sheet.show(&gptkit_train::bench::prompt(&gpt, train, train.batch_size, seq, ui)?)?;
+            sheet.show(&gptkit_train::bench::prompt(&gpt, train, together(train), seq, ui)?)?;
         }
         if self.wants("decode") {
             let rows = self.batch.map_or(1, usize::from);
@@ -174,13 +176,18 @@ impl BenchCommand {
     ) -> Result<()> {
         let ModelConfig { d_model: width, n_head, vocab_size, .. } = *model;
         let shape = BenchShape { batch, len: seq, width, n_head, vocab_size };
-        for mut case in cases(shape, precision)?.into_iter().filter(|case| self.wants(case.name)) {
+        for mut case in cases(shape, precision, |name| self.wants(name))? {
             let seconds = median_seconds(case.name, sheet.ui, || Ok((case.run)()?))?;
             let (case, flops, tokens) = (case.name, case.flops, batch * seq);
             sheet.print(&CaseTime { case, batch, seq, seconds, tokens, flops }, None)?;
         }
         Ok(())
     }
+}
+
+/// Windows that a training step reads at a time.
+fn together(train: &TrainConfig) -> usize {
+    train.micro_batch().min(train.batch_size)
 }
 
 /// Prints measurements, as a table or as lines of JSON.

@@ -7,7 +7,7 @@ use crate::input::Input;
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_ops::Cache;
+use gptkit_ops::{Cache, with_score_rows};
 use rayon::prelude::*;
 use std::ops::ControlFlow;
 
@@ -94,9 +94,11 @@ pub fn generate_from(
             break;
         }
         let tokens: Vec<&[u32]> = active.iter().map(|&r| rows[r].tokens()).collect();
-        let logits = window.next_logits(&tokens)?; // [rows][V]
-        let next = logits.par_iter().zip(&active).map(|(logits, &r)| rows[r].next_token(logits, &decoding));
-        for (next, &r) in next.collect::<Result<Vec<_>>>()?.into_iter().zip(&active) {
+        let next = with_score_rows(&window.next_logits(&tokens)?, |logits| {
+            let next = logits.par_iter().zip(&active).map(|(logits, &r)| rows[r].next_token(logits, &decoding));
+            next.collect::<Result<Vec<_>>>()
+        })??;
+        for (next, &r) in next.into_iter().zip(&active) {
             let row = &mut rows[r];
             row.push_next(next, &decoding)?;
             if row.finish() == Some(Finish::EndOfText) {
@@ -160,8 +162,8 @@ impl<'a> GenerationWindow<'a> {
         self.cache.lens().first().copied().unwrap_or(0)
     }
 
-    /// Logits of the token after each of `rows`, which have one length and begin with those of the last call.
-    fn next_logits(&mut self, rows: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+    /// Logits of the token after each of `rows`, `[rows, V]`; they have one length and begin with those of the last call.
+    fn next_logits(&mut self, rows: &[&[u32]]) -> Result<Tensor> {
         let (len, context) = (rows[0].len(), self.model.config().context);
         let mut fresh = len - self.read;
         if self.held() + fresh > context {
@@ -174,7 +176,7 @@ impl<'a> GenerationWindow<'a> {
         }
         let ids: Vec<u32> = rows.iter().flat_map(|row| &row[len - fresh..]).copied().collect();
         let ids = Tensor::from_vec(ids, (rows.len(), fresh), self.model.device())?;
-        Ok(self.model.next_logits(&Input::windows(&ids)?, &mut self.cache)?.to_vec2()?)
+        Ok(self.model.next_logits(&Input::windows(&ids)?, &mut self.cache)?)
     }
 
     /// What is held after one row, `tokens`, was written.
@@ -183,11 +185,11 @@ impl<'a> GenerationWindow<'a> {
     }
 
     /// Reads the prompt that all `n` rows share once.
-    fn shared_prompt(&mut self, prompt: &[u32], n: usize) -> Result<Vec<Vec<f32>>> {
+    fn shared_prompt(&mut self, prompt: &[u32], n: usize) -> Result<Tensor> {
         let input = Input::ragged([prompt], self.model.device())?;
-        let logits = self.model.next_logits(&input, &mut self.cache)?.to_vec2()?;
+        let logits = self.model.next_logits(&input, &mut self.cache)?;
         self.cache.keep(&vec![0; n])?;
-        Ok(vec![logits.into_iter().next().unwrap_or_default(); n])
+        Ok(logits.repeat((n, 1))?)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::input::Input;
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use gptkit_data::tokenizer::Tokenizer;
-use gptkit_ops::Cache;
+use gptkit_ops::{Cache, with_score_rows};
 use rayon::prelude::*;
 use std::ops::ControlFlow;
 
@@ -88,9 +88,10 @@ pub fn generate_batch(
         }
         let newest: Vec<u32> = rows.iter().filter_map(|ActiveRow { row, .. }| row.tokens().last().copied()).collect();
         let newest = Input::windows(&Tensor::from_vec(newest, (rows.len(), 1), model.device())?)?;
-        let logits: Vec<Vec<f32>> = model.next_logits(&newest, &mut cache)?.to_vec2()?;
         let n_rows = rows.len();
-        rows.par_iter_mut().zip(logits).try_for_each(|(one, logits)| one.row.push_token(&logits, &decoding))?;
+        with_score_rows(&model.next_logits(&newest, &mut cache)?, |logits| {
+            rows.par_iter_mut().zip(logits).try_for_each(|(one, logits)| one.row.push_token(logits, &decoding))
+        })??;
         let (mut left, mut going) = (Vec::with_capacity(n_rows), Vec::with_capacity(n_rows));
         for (n, one) in rows.into_iter().enumerate() {
             if one.row.finish().is_none() && !full(&one.row) {

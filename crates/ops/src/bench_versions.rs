@@ -1,7 +1,7 @@
 //! Operations that the Criterion benches measure and `gptkit bench` does not, and the plain versions of operations.
 
 use crate::attention::Mask;
-use crate::bench::{BenchCase, BenchShape, draw, parameter};
+use crate::bench::{BenchCase, BenchRun, BenchShape, draw, parameter};
 use crate::cross_entropy::cross_entropy;
 use crate::dropout::Dropout;
 use crate::embedding::Embedding;
@@ -16,8 +16,6 @@ use crate::sequences::Sequences;
 use crate::token_log_probs::token_log_probs;
 use candle_core::{Device, Result, Tensor, Var};
 use std::sync::Arc;
-
-type BenchRun = Box<dyn FnMut() -> Result<()>>;
 
 fn ids(n: usize, vocab_size: usize) -> Vec<u32> {
     (0..n).map(|i| (i * 7919 % vocab_size) as u32).collect()

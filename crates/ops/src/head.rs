@@ -13,7 +13,7 @@ use crate::path::Precision;
 use crate::product::{multiply, multiply_deep};
 use crate::scratch::ScratchBuffer;
 use crate::slices::{f32s, map_and_sum, max, replace, sum, u32s, with_f32s};
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,6 +34,16 @@ pub fn logits(hidden: &Tensor, table: &Parameter, precision: Precision, tracked:
     let mut scores = vec![0.0; n * v];
     with_f32s(&hidden.contiguous()?, |hidden| write_scores(Matrix::new(hidden, n, d, d), &panels, &mut scores))?;
     Tensor::from_vec(scores, (n, v), hidden.device())
+}
+
+/// Runs `f` on the rows of `scores`, `[N, V]`, which are copied only from another device than the CPU.
+///
+/// # Errors
+/// When `scores` has another shape or type.
+pub fn with_score_rows<R>(scores: &Tensor, f: impl FnOnce(&[&[f32]]) -> R) -> Result<R> {
+    let (_, v) = scores.dims2()?;
+    let scores = scores.to_device(&Device::Cpu)?.contiguous()?;
+    with_f32s(&scores, |scores| f(&scores.chunks_exact(v.max(1)).collect::<Vec<_>>()))
 }
 
 /// Scores of every token: `hidden`, `[N, D]`, times `panels`, `[D, V]`, to `scores`, `[N, V]`.
@@ -246,6 +256,20 @@ mod tests {
                 assert_close("dhidden", fast_grads.get(&hidden).unwrap(), grads.get(&hidden).unwrap(), 1e-6);
                 assert_close("dtable", &table.gradient().unwrap(), grads.get(table.var()).unwrap(), 1e-6);
                 table.clear_gradient();
+            }
+        }
+    }
+
+    #[test]
+    fn without_rows_the_loss_is_0() {
+        let hidden = Var::zeros((0, 6), candle_core::DType::F32, &Device::Cpu).unwrap();
+        for path in [language_model_loss, device::losses::language_model_loss] {
+            for learn in [false, true] {
+                let loss = path(hidden.as_tensor(), &table(5, 6), &ids(&[]), Precision::F32, 1.0, learn).unwrap();
+                assert_eq!(loss.to_scalar::<f32>().unwrap(), 0.0);
+                if learn {
+                    loss.backward().unwrap();
+                }
             }
         }
     }

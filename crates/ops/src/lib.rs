@@ -99,7 +99,7 @@ pub use dropout::{Dropout, dropout};
 pub use embedding::Embedding;
 pub use exp::exponentials;
 pub use gradient_watch::watch_gradients;
-pub use head::{language_model_loss, logits, scores_bytes};
+pub use head::{language_model_loss, logits, scores_bytes, with_score_rows};
 pub use layer_norm::Norm;
 pub use linear::Linear;
 pub use lstm::{LstmLayer, LstmStack};

@@ -45,6 +45,9 @@ pub(crate) fn language_model_loss(
     if targets.dims() != [n] || d != width {
         bail!("the loss has rows of shape {:?} but targets of shape {:?}", hidden.dims(), targets.dims());
     }
+    if n == 0 {
+        return Tensor::zeros((), DType::F32, hidden.device());
+    }
     let counted = targets.ne(IGNORE)?.to_dtype(DType::F32)?.sum_all()?.reshape(1)?;
     let share = (counted.maximum(1f64)?.recip()? * weight)?; // [1]
     let type_of_gradient = precision.dtype();

@@ -9,7 +9,7 @@ use anyhow::Result;
 use candle_core::Tensor;
 use gptkit_model::Input;
 use gptkit_model::continuation::{Continuation, DecodingOptions, Finish, token_log_prob};
-use gptkit_ops::Cache;
+use gptkit_ops::{Cache, with_score_rows};
 use rayon::prelude::*;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -270,9 +270,10 @@ impl<'m> Lane<'m> {
         let newest: Vec<u32> = self.rows.iter().filter_map(|row| row.continuation.tokens().last().copied()).collect();
         let newest = Tensor::from_vec(newest, (self.rows.len(), 1), self.model.gpt.device())?;
         let logits = self.model.gpt.next_logits(&Input::windows(&newest)?, &mut self.cache)?;
-        let logits: Vec<Vec<f32>> = logits.to_vec2()?;
         let model = self.model;
-        self.rows.par_iter_mut().zip(logits).for_each(|(row, logits)| row.push(&logits, model));
+        with_score_rows(&logits, |logits| {
+            self.rows.par_iter_mut().zip(logits).for_each(|(row, logits)| row.push(logits, model));
+        })?;
         self.rows.iter_mut().for_each(|row| row.send(self.metrics));
         let context = model.context();
         if self.rows.iter().any(|row| !row.goes_on(context)) {

@@ -112,7 +112,8 @@ impl Engine<'_> {
     /// others go on.
     fn step(&mut self) {
         for lane in self.lanes.iter_mut().filter(|lane| !lane.is_idle()) {
-            let step = catch_unwind(AssertUnwindSafe(|| lane.step(self.limits.step)));
+            // On one of the threads that share its loops: a loop begun elsewhere puts its thread to sleep and wakes it again.
+            let step = catch_unwind(AssertUnwindSafe(|| rayon::scope(|_| lane.step(self.limits.step))));
             let failure = match step {
                 Ok(Ok(())) => continue,
                 Ok(Err(e)) => format!("{e:#}"),
