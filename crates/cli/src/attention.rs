@@ -1,7 +1,7 @@
 //! `gptkit attention`
 
 use crate::device::DeviceChoice;
-use crate::ui::{Ui, Usage, width};
+use crate::ui::{Ui, Usage, unusable, width};
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use clap::Args;
@@ -52,7 +52,7 @@ pub(crate) struct AttentionHead {
 
 impl AttentionCommand {
     pub(crate) fn run(self, ui: &Ui) -> Result<()> {
-        let folder = ModelFolder::load(&self.model, &self.device.open()?)?;
+        let folder = ModelFolder::load(&self.model, &self.device.open()?).map_err(unusable)?;
         let config = &folder.config;
         for (name, asked, there) in [("layer", self.layer, config.n_layer), ("head", self.head, config.n_head)] {
             if asked.is_some_and(|n| n >= there) {

@@ -16,9 +16,12 @@ pub struct Invalid {
     problems: Vec<Located>,
 }
 
+/// The place of a value that a setting gives.
+const COMMAND_LINE: &str = "command line";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Located {
-    /// `line 4`, `command line`, or empty if the key was not set.
+    /// `line 4`, [`COMMAND_LINE`], or empty if the key was not set.
     place: String,
     /// The value as written, if there is one.
     value: Option<String>,
@@ -266,7 +269,7 @@ impl ConfigSource<'_> {
             is_at_or_below(key, path)
         };
         if self.set.iter().any(set) {
-            return "command line".to_owned();
+            return COMMAND_LINE.to_owned();
         }
         if let Some(set) = self.at_fault(key).filter(|_| !key.starts_with("--")) {
             return format!("with --set {}", cut(set, 60));
@@ -317,7 +320,9 @@ fn short(value: &Value) -> String {
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let n = self.problems.len();
-        write!(f, "{} has {n} problem{}", self.file, if n == 1 { "" } else { "s" })?;
+        let typed = self.problems.iter().all(|l| l.place == COMMAND_LINE);
+        let whose = if typed { "the command line" } else { &self.file };
+        write!(f, "{whose} has {n} problem{}", if n == 1 { "" } else { "s" })?;
         let setting = |l: &Located| match &l.value {
             Some(value) => format!("{} = {value}", l.problem.key),
             None => l.problem.key.clone(),
