@@ -31,8 +31,8 @@ struct ExchangeGroup {
 }
 
 impl Exchange {
-    /// That of `named` parameters among `ranks`. Slices consist of units, the first one of whose weights `units` gives, with
-    /// the number of weights of each: norms are then the same sums on any number of ranks.
+    /// That of `named` parameters among `ranks`. Slices consist of whole units, so that norms are the same sums on any number of
+    /// ranks: all of a parameter where `whole_matrices` accepts its name, else [`NORM_CHUNK`] weights.
     pub(crate) fn new(named: &[(&str, &Arc<Parameter>)], whole_matrices: impl Fn(&str) -> bool, ranks: &Ranks) -> Self {
         let layers: Vec<Option<usize>> = named.iter().map(|(name, _)| layer_of(name)).collect();
         let last = layers.iter().flatten().max().map_or(0, |last| last + 1);
@@ -98,8 +98,9 @@ impl Exchange {
         self.of_slice(i, slice_of(self.ranks.rank(), self.ranks.size()))
     }
 
-    /// Runs `backward`, the last backward pass of a step, and adds the gradients of all ranks to those of the `parts` before. Those
-    /// of a block are exchanged while `backward` computes the blocks before. Afterwards each rank has the sums of its slice.
+    /// Runs `backward`, the last backward pass of a step, and adds its gradients, those of the earlier `parts` and those of all
+    /// other ranks. A block's gradients are exchanged while `backward` computes the blocks before it. Afterwards each rank has
+    /// the sums of its slices.
     ///
     /// # Errors
     /// That of `backward`; when a rank has ended or does not answer, or a parameter has no gradient.
