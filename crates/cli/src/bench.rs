@@ -96,7 +96,7 @@ impl BenchCommand {
         }
         self.models(&config.model, train, seq, &device, &sheet)?;
         if device.is_cpu() {
-            self.operations(&config.model, together(train), seq, precision, &sheet)?;
+            self.operations(&config.model, train.micro_batch(), seq, precision, &sheet)?;
         }
         Ok(())
     }
@@ -110,7 +110,9 @@ impl BenchCommand {
         let seq = self.seq.map_or(config.model.context, usize::from);
         config.model.context = config.model.context.max(seq);
         // Not the batch of large presets, which would take minutes.
-        config.train.batch_size = self.batch.map_or(config.train.micro_batch(), usize::from);
+        let batch_size = self.batch.map_or(config.train.micro_batch(), usize::from);
+        config.train.batch_size = batch_size;
+        config.train.micro_batch = config.train.micro_batch.map(|windows| windows.min(batch_size));
         config.train.dtype = Dtype::from(self.dtype);
         Ok((name, config))
     }
@@ -138,7 +140,7 @@ impl BenchCommand {
         };
         let gpt = Gpt::new(model, &params, precision)?;
         if self.wants("prompt") {
-            sheet.show(&gptkit_train::bench::prompt(&gpt, train, together(train), seq, ui)?)?;
+            sheet.show(&gptkit_train::bench::prompt(&gpt, train, train.micro_batch(), seq, ui)?)?;
         }
         if self.wants("decode") {
             let rows = self.batch.map_or(1, usize::from);
@@ -183,11 +185,6 @@ impl BenchCommand {
         }
         Ok(())
     }
-}
-
-/// Windows that a training step reads at a time.
-fn together(train: &TrainConfig) -> usize {
-    train.micro_batch().min(train.batch_size)
 }
 
 /// Prints measurements, as a table or as lines of JSON.

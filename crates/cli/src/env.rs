@@ -117,22 +117,24 @@ pub(crate) fn api_key() -> String {
 /// How many processes were started together; none where this one was started alone. Slurm's PMIx tells only that there may be
 /// several.
 pub(crate) fn started_ranks() -> Option<usize> {
-    let told = N_RANKS.iter().find_map(|name| std::env::var(name).ok()?.parse().ok());
-    told.or_else(|| {
+    first_number(&N_RANKS).or_else(|| {
         std::env::var_os("PMIX_RANK").and_then(|_| std::env::var("SLURM_STEP_NUM_TASKS").ok()?.parse().ok())
     })
 }
 
 /// The number of this process among those that were started together, as their starter tells it.
 pub(crate) fn started_rank() -> usize {
-    let names = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"];
-    names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok()).unwrap_or(0)
+    first_number(&["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"]).unwrap_or(0)
 }
 
 /// The number of this process among those on its machine, as Open MPI, MPICH and Slurm tell it.
 pub(crate) fn rank_on_machine() -> usize {
-    let names = ["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
-    names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok()).unwrap_or(0)
+    first_number(&["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"]).unwrap_or(0)
+}
+
+/// The value of the first of these variables that is a number.
+fn first_number(names: &[&str]) -> Option<usize> {
+    names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
 }
 
 /// How long other ranks are waited for.

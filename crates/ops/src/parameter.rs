@@ -541,11 +541,6 @@ impl Parameter {
         }))
     }
 
-    /// Removes the gradient and frees its memory.
-    pub fn free_gradient(&self) {
-        *locked(&self.gradient) = GradientSum::None;
-    }
-
     /// Puts `gradient` in the place of the gradient.
     pub fn set_gradient(&self, gradient: TakenGradient) {
         *locked(&self.gradient) = gradient.0;
@@ -895,7 +890,7 @@ mod tests {
             taken.add(&parameter.take_gradient().unwrap()).unwrap();
             parameter.set_gradient(taken);
             assert_eq!(read(&parameter).unwrap(), after.iter().map(|x| 2.0 * x).collect::<Vec<f32>>());
-            parameter.free_gradient();
+            parameter.clear_gradient();
             assert!(read(&parameter).is_err());
         }
         let tensor = draw(3, &[2, 3]);

@@ -66,22 +66,27 @@ pub(crate) struct SelfAttention<'a> {
 }
 
 impl SelfAttention<'_> {
-    /// The tasks of each head of each sequence, given by the numbers of both: the whole head, or `cut` parts of it where threads
-    /// outnumber heads.
-    fn tasks(
+    /// The parts of a head of each sequence: `whole`, or where threads outnumber heads `cut` into as many as are wanted.
+    fn parts(
         &self,
         whole: impl Fn(usize) -> HeadPart,
         cut: impl Fn(usize, usize) -> Vec<HeadPart>,
-    ) -> Vec<(usize, usize, HeadPart)> {
+    ) -> Vec<Vec<HeadPart>> {
         let work = |n: usize| self.sequences.get(n).len().pow(2);
         let all = (0..self.sequences.len()).map(work).sum::<usize>() * self.n_head;
         let of_sequence = |n: usize| {
             // As many parts as there are threads for this share of the work, each with a block of queries at least.
             let parts = (rayon::current_num_threads() * work(n) / all.max(1)).min(self.sequences.get(n).len() / BLOCK);
-            let parts = if parts > 1 { cut(n, parts) } else { vec![whole(n)] };
-            (0..self.n_head).flat_map(move |h| parts.clone().into_iter().map(move |part| (n, h, part)))
+            if parts > 1 { cut(n, parts) } else { vec![whole(n)] }
         };
-        (0..self.sequences.len()).flat_map(of_sequence).collect()
+        (0..self.sequences.len()).map(of_sequence).collect()
+    }
+
+    /// What one thread computes at a time: the numbers of a sequence and of a head, and one of the `parts` of that sequence's heads.
+    fn tasks<'p>(&self, parts: &'p [Vec<HeadPart>]) -> Vec<(usize, usize, &'p HeadPart)> {
+        let of_head = |n: usize, h: usize| parts[n].iter().map(move |part| (n, h, part));
+        let of_sequence = |n| (0..self.n_head).flat_map(move |h| of_head(n, h));
+        (0..parts.len()).flat_map(of_sequence).collect()
     }
 
     /// The places in `[B, H, T]` of the tokens of sequence `n`, of head `h`.
@@ -126,8 +131,8 @@ impl SelfAttention<'_> {
         let d = mixed.len() * self.n_head / sums.len();
         let (mixed, sums) = (SharedSlice::new(mixed), SharedSlice::new(sums));
         let head = |n, h| self.head(qkv, 3 * d, n, h);
-        let cut = |n, parts| head(n, 0).parts_by_queries::<K>(parts);
-        self.tasks(|n| head(n, 0).whole::<K>(), cut).into_par_iter().for_each(|(n, h, part)| {
+        let parts = self.parts(|n| head(n, 0).whole::<K>(), |n, parts| head(n, 0).parts_by_queries::<K>(parts));
+        self.tasks(&parts).into_par_iter().for_each(|(n, h, part)| {
             let (head, tokens, places) = (head(n, h), self.sequences.get(n), self.places(n, h));
             let columns = h * head.size..(h + 1) * head.size;
             // SAFETY: sequences have tokens of their own, heads columns of their own, and parts queries of their own.
@@ -138,7 +143,7 @@ impl SelfAttention<'_> {
                 let sums = unsafe { sums.part(places.start + t..places.start + t + 1) };
                 sums[0] = log_sum;
             };
-            with_workspace(|workspace| head.forward::<K>(workspace, &part, put));
+            with_workspace(|workspace| head.forward::<K>(workspace, part, put));
         });
     }
 
@@ -170,9 +175,10 @@ impl SelfAttention<'_> {
         // Weights are computed twice where a head is cut: for the gradients of queries, and of keys and values.
         let cut = |n, parts| {
             let head = head(n, 0);
-            [head.parts_by_queries::<K>(parts), head.parts_by_keys::<K>(parts)].concat()
+            head.parts_by_queries::<K>(parts).into_iter().chain(head.parts_by_keys::<K>(parts)).collect()
         };
-        self.tasks(|n| head(n, 0).whole::<K>(), cut).into_par_iter().for_each(|(n, h, part)| {
+        let parts = self.parts(|n| head(n, 0).whole::<K>(), cut);
+        self.tasks(&parts).into_par_iter().for_each(|(n, h, part)| {
             let (head, tokens, sums) = (head(n, h), self.sequences.get(n), &sums[self.places(n, h)]);
             let (first, len, size) = (tokens.start, head.len, head.size);
             let mixed = Matrix::new(&mixed[first * d + h * size..], len, size, d);
@@ -185,7 +191,7 @@ impl SelfAttention<'_> {
                 unsafe { dqkv.submatrix(tokens.clone(), columns, 3 * d) }
             });
             let put = |which: usize, t: usize, row: &[f32]| round::<E>(row, gradients[which].row_mut(t));
-            with_workspace(|workspace| head.backward::<K>(workspace, &part, sums, (mixed, dmixed), put));
+            with_workspace(|workspace| head.backward::<K>(workspace, part, sums, (mixed, dmixed), put));
         });
     }
 }

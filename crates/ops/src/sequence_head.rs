@@ -92,7 +92,6 @@ struct KeySpan {
 }
 
 /// The part of a head's attention that one task computes.
-#[derive(Clone)]
 pub(crate) struct HeadPart {
     /// In their order.
     blocks: Vec<QueryBlock>,
@@ -220,8 +219,8 @@ impl<E: Element> SequenceHead<'_, E> {
         );
     }
 
-    /// `sums += left·right` of all depth of the `left` panels of `rows` rows, which is that of `span`: `right` are panels
-    /// of the packed keys, `wide` columns.
+    /// `sums = left·right`, or `sums += left·right`: `left` are panels of as many rows as there are queries, with a column for
+    /// each key of `span`; `right` are panels of all packed keys, with `wide` columns.
     fn mix<K: Kernel>(
         &self,
         left: (&[K::Left], usize, usize),

@@ -40,37 +40,31 @@ impl Exchange {
         let of_layer = |layer| (0..named.len()).filter(|&i| layers[i] == layer).collect::<Vec<usize>>();
         let members: Vec<Vec<usize>> = orders.map(of_layer).filter(|group| !group.is_empty()).collect();
         let (mut starts, mut end, mut units, mut ends) = (vec![0; named.len()], 0, Vec::new(), Vec::new());
-        let mut divides = true;
         for group in &members {
             let first = units.len();
             for &i in group {
                 let (name, parameter) = named[i];
                 let n = parameter.var().elem_count();
-                let matrices = whole_matrices(name);
-                divides &= !matrices;
-                let unit = if matrices { n.max(1) } else { NORM_CHUNK };
+                let unit = if whole_matrices(name) { n.max(1) } else { NORM_CHUNK };
                 units.extend((0..n).step_by(unit).map(|place| end + place));
                 starts[i] = end;
                 end += n;
             }
             ends.push((first..units.len(), end));
         }
-        // Where whole matrices make up the units, those of one layer are too few to be shared out: all are shared out together.
+        // Whole matrices of one layer are too few to be divided among ranks: with them, the slices are those of all layers.
+        let has_matrices = named.iter().any(|(name, _)| whole_matrices(name));
         let of_all = slice_bounds(&units, 0..end, ranks.size());
         let mut start = 0;
         let bounds = ends.into_iter().map(|(own, end)| {
             let range = std::mem::replace(&mut start, end)..end;
-            match divides {
-                true => slice_bounds(&units[own], range, ranks.size()),
-                false => of_all.iter().map(|bound| *bound.clamp(&range.start, &range.end)).collect(),
+            match has_matrices {
+                true => of_all.iter().map(|bound| *bound.clamp(&range.start, &range.end)).collect(),
+                false => slice_bounds(&units[own], range, ranks.size()),
             }
         });
-        let groups = members
-            .iter()
-            .cloned()
-            .zip(bounds)
-            .map(|(parameters, bounds)| ExchangeGroup { parameters, bounds })
-            .collect();
+        let groups =
+            members.into_iter().zip(bounds).map(|(parameters, bounds)| ExchangeGroup { parameters, bounds }).collect();
         let parameters = named.iter().map(|(_, parameter)| Arc::clone(parameter)).collect();
         Self { ranks: ranks.clone(), parameters, starts, groups }
     }
@@ -105,12 +99,12 @@ impl Exchange {
     /// # Errors
     /// That of `backward`; when a rank has ended or does not answer, or a parameter has no gradient.
     pub(crate) fn sum_gradients<R>(&self, parts: PartSums, backward: impl FnOnce() -> Result<R>) -> Result<R> {
-        let (complete, received) = channel();
         if self.ranks.is_alone() {
             let result = backward()?;
             parts.finish(&self.parameters)?;
             return Ok(result);
         }
+        let (complete, received) = channel();
         std::thread::scope(|scope| {
             let summing = scope.spawn(|| self.sum_completed(parts, received));
             let result = watch_gradients(complete.clone(), backward);

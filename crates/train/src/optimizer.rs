@@ -19,7 +19,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Optimizer {
     slots: Vec<Slot>,
-    /// Of the slots' parameters.
+    /// How ranks exchange the gradients and weights of the slots' parameters.
     exchange: Exchange,
     /// Whether gradients are sums of parts ([`TrainConfig::shards`]), with a norm that is the same on any number of ranks.
     has_parts: bool,
@@ -150,8 +150,7 @@ impl Optimizer {
     /// When a parameter has no gradient: it would silently never train. When a rank has ended or does not answer.
     pub fn gradient_norm(&self) -> anyhow::Result<f64> {
         let (mut sum, ranks) = (0.0, self.exchange.ranks());
-        let in_one_piece = ranks.is_alone() && !self.has_parts;
-        if in_one_piece {
+        if ranks.is_alone() && !self.has_parts {
             for (slot, squares) in self.slots.iter().zip(gradient_squares(self.exchange.parameters())?) {
                 sum += squares.with_context(|| format!("gradient of {}: the parameter has no gradient", slot.name))?;
             }

@@ -18,8 +18,6 @@ use std::time::Instant;
 /// What a run will take.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingPlan {
-    /// Weights of the model.
-    pub n_params: u64,
     /// At the peak of a step.
     pub memory: Memory,
     /// Work of training on one token.
@@ -78,7 +76,6 @@ impl TrainingPlan {
         let n_steps = schedule.n_steps();
         let validation = (train.eval_windows * model.context) as u64;
         Self {
-            n_params: model.n_params(),
             memory: Memory::of(model, train),
             flops: Flops::of(model, train),
             n_tokens: schedule.n_tokens(),

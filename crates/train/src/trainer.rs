@@ -93,10 +93,6 @@ impl<O: Objective> Trainer<O> {
     /// # Errors
     /// When a rank has ended or does not answer.
     pub fn gather(&mut self) -> Result<()> {
-        if self.ranks.is_first() && !self.ranks.is_alone() {
-            // They were used; the moments of all ranks take their memory.
-            self.optimizer.exchange().parameters().iter().for_each(|parameter| parameter.free_gradient());
-        }
         self.moments = self.optimizer.moments()?;
         Ok(())
     }

@@ -14,21 +14,10 @@ fn numbers(x: &Tensor) -> Vec<f32> {
 /// Mixed values and gradient of the projection by the loops.
 fn run(qkv: &Tensor, dmixed: &Tensor, n_head: usize, mask: Mask, drop: Option<Dropout>) -> (Tensor, Tensor) {
     let (b, t, _) = qkv.dims3().unwrap();
-    run_packed(qkv, dmixed, n_head, mask, &Sequences::windows(b, t), drop)
+    run_packed(Precision::F32, qkv, dmixed, n_head, mask, &Sequences::windows(b, t), drop)
 }
 
 fn run_packed(
-    qkv: &Tensor,
-    dmixed: &Tensor,
-    n_head: usize,
-    mask: Mask,
-    sequences: &Sequences,
-    drop: Option<Dropout>,
-) -> (Tensor, Tensor) {
-    run_with(Precision::F32, qkv, dmixed, n_head, mask, sequences, drop)
-}
-
-fn run_with(
     precision: Precision,
     qkv: &Tensor,
     dmixed: &Tensor,
@@ -95,11 +84,11 @@ fn packed_sequences_attend_within_themselves() {
         for drop in [None, Some(DROP)] {
             let plain = self_attention(qkv.as_tensor(), 2, mask, &packed, drop).unwrap();
             let grads = (&plain * &dmixed).unwrap().sum_all().unwrap().backward().unwrap();
-            let (mixed, dqkv) = run_packed(qkv.as_tensor(), &dmixed, 2, mask, &packed, drop);
+            let (mixed, dqkv) = run_packed(Precision::F32, qkv.as_tensor(), &dmixed, 2, mask, &packed, drop);
             assert_close("mixed", &mixed, &plain, 1e-5);
             assert_close("dqkv", &dqkv, grads.get(&qkv).unwrap(), 1e-4);
         }
-        let (mixed, dqkv) = run_packed(qkv.as_tensor(), &dmixed, 2, mask, &packed, None);
+        let (mixed, dqkv) = run_packed(Precision::F32, qkv.as_tensor(), &dmixed, 2, mask, &packed, None);
         for (row, tokens) in [(0, 1..30), (0, BLOCK + 3..t), (1, 0..77)] {
             let cut = |x: &Tensor| x.narrow(0, row, 1).unwrap().narrow(1, tokens.start, tokens.len()).unwrap();
             let alone = run(&cut(&qkv).contiguous().unwrap(), &cut(&dmixed).contiguous().unwrap(), 2, mask, None);
@@ -126,14 +115,14 @@ fn branches_attend_to_their_stem_and_themselves() {
         for drop in [None, Some(DROP)] {
             let plain = self_attention(qkv.as_tensor(), 2, mask, &tree, drop).unwrap();
             let grads = (&plain * &dmixed).unwrap().sum_all().unwrap().backward().unwrap();
-            let (mixed, dqkv) = run_packed(qkv.as_tensor(), &dmixed, 2, mask, &tree, drop);
+            let (mixed, dqkv) = run_packed(Precision::F32, qkv.as_tensor(), &dmixed, 2, mask, &tree, drop);
             assert_close("mixed", &mixed, &plain, 1e-5);
             assert_close("dqkv", &dqkv, grads.get(&qkv).unwrap(), 2e-4);
         }
         if mask == Mask::Full {
             continue; // alone, a stem would see what comes after it
         }
-        let (mixed, dqkv) = run_packed(qkv.as_tensor(), &dmixed, 2, mask, &tree, None);
+        let (mixed, dqkv) = run_packed(Precision::F32, qkv.as_tensor(), &dmixed, 2, mask, &tree, None);
         let mut stems = Tensor::zeros((1, t, 24), candle_core::DType::F32, &Device::Cpu).unwrap();
         for (n, (stem, lengths)) in sequences.iter().enumerate() {
             let mut start = tree.get(n).start + stem;
@@ -183,7 +172,7 @@ fn any_number_of_threads_gives_the_same_bits() {
         for (mask, precision) in MASKS.into_iter().flat_map(|mask| [(mask, Precision::F32), (mask, Precision::Bf16)]) {
             let run = |threads: usize| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                let run = || run_with(precision, &qkv, &dmixed, 2, mask, &sequences, Some(DROP));
+                let run = || run_packed(precision, &qkv, &dmixed, 2, mask, &sequences, Some(DROP));
                 let (mixed, dqkv) = pool.install(run);
                 [mixed, dqkv].map(|x| numbers(&x).iter().map(|x| x.to_bits()).collect::<Vec<u32>>())
             };
