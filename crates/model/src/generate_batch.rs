@@ -81,7 +81,7 @@ pub fn generate_batch(
                 }
             }
             next = end;
-            cache.append(&prefilled.cache, &begun)?;
+            cache.append(prefilled.cache.copies(&begun)?)?;
         }
         if rows.is_empty() {
             return Ok(());

@@ -111,7 +111,7 @@ impl Normalizer {
     /// The normalizer of `logits`, `[V]`.
     pub fn of(logits: &[f32]) -> Self {
         let max = largest(logits);
-        Self { max, log_sum: total(&weights(logits, max, 1.0)).ln() }
+        Self { max, log_sum: WeightSums::of(logits, max, 1.0).total.ln() }
     }
 
     /// The log-probability of a token with this logit, nats.
@@ -129,12 +129,31 @@ fn weights(logits: &[f32], max: f32, temperature: f32) -> Vec<f64> {
 
 /// The sum of `weights`, in an order that depends on their number alone.
 fn total(weights: &[f64]) -> f64 {
-    let (chunks, rest) = weights.as_chunks::<8>();
-    let mut lanes = [0.0; 8];
-    for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, weight)| *lane += weight);
+    let mut sums = LaneSums::default();
+    sums.add(weights);
+    sums.total()
+}
+
+/// Sums of each eighth number, side by side, as vectors add them; and the numbers after the last eight.
+#[derive(Default)]
+struct LaneSums {
+    lanes: [f64; 8],
+    rest: Vec<f64>,
+}
+
+impl LaneSums {
+    /// Adds numbers, as many as a multiple of 8 but for the last ones.
+    fn add(&mut self, numbers: &[f64]) {
+        let (chunks, rest) = numbers.as_chunks::<8>();
+        for chunk in chunks {
+            self.lanes.iter_mut().zip(chunk).for_each(|(lane, number)| *lane += number);
+        }
+        self.rest.extend(rest);
     }
-    lanes.iter().chain(rest).sum()
+
+    fn total(&self) -> f64 {
+        self.lanes.iter().chain(&self.rest).sum()
+    }
 }
 
 fn largest(logits: &[f32]) -> f32 {
@@ -170,44 +189,79 @@ pub fn choose(logits: &[f32], seen: &[u32], sampling: &Sampling, place: TokenPos
     if sampling.temperature == 0.0 {
         return ChosenToken { token: likeliest(logits), normalizer: None };
     }
-    let max = largest(logits);
-    let weights = weights(logits, max, sampling.temperature);
+    let (max, temperature) = (largest(logits), sampling.temperature);
     let TokenPosition { prompt, sample, position } = place;
     let key = Key { seed: sampling.seed, draw: Draw::Token { sample } };
     let drawn = uniform(key, (u64::from(prompt) << 32) | u64::from(position));
     if sampling.filters() {
-        let candidates = candidates(&weights, sampling);
+        let weights = weights(logits, max, temperature);
+        let all = total(&weights);
+        if all.is_nan() {
+            return ChosenToken { token: damaged(logits), normalizer: None };
+        }
+        let candidates = candidates(&weights, all, sampling);
         let weights: Vec<f64> = candidates.iter().map(|c| c.1).collect();
-        let place = draw(&weights, total(&weights), drawn);
-        return ChosenToken { token: candidates.get(place).map_or(0, |c| c.0), normalizer: None };
+        let drawn = number_at(&weights, f64::from(drawn) * total(&weights));
+        return ChosenToken { token: candidates.get(drawn).map_or(0, |c| c.0), normalizer: None };
     }
-    let total = total(&weights);
-    let token = draw(&weights, total, drawn) as u32;
-    let own = as_they_are && sampling.temperature == 1.0;
-    ChosenToken { token, normalizer: own.then(|| Normalizer { max, log_sum: total.ln() }) }
+    let sums = WeightSums::of(logits, max, temperature);
+    let token = sums.draw(logits, drawn) as u32;
+    let own = as_they_are && temperature == 1.0;
+    ChosenToken { token, normalizer: own.then(|| Normalizer { max, log_sum: sums.total.ln() }) }
 }
 
-/// The number of the weight in which the share `drawn` of `all`, their sum, lies.
-fn draw(weights: &[f64], all: f64, drawn: f32) -> usize {
-    const TOGETHER: usize = 512;
-    let (mut left, mut last) = (f64::from(drawn) * all, 0);
-    for (number, part) in weights.chunks(TOGETHER).enumerate() {
-        let sum = total(part);
-        if left >= sum {
-            left -= sum;
-            last = number * TOGETHER + part.len() - 1;
-            continue;
-        }
-        for (i, weight) in part.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
-            left -= weight;
-            last = number * TOGETHER + i;
-            if left < 0.0 {
-                break;
-            }
-        }
-        return last;
+/// What a draw needs of exp((logit − max) / temperature) of all logits, a part of them at a time: as one list they would be
+/// written to memory and read again.
+struct WeightSums {
+    max: f32,
+    temperature: f32,
+    /// Of each [`WeightSums::PART`] weights.
+    parts: Vec<f64>,
+    total: f64,
+}
+
+impl WeightSums {
+    const PART: usize = 512;
+
+    fn of(logits: &[f32], max: f32, temperature: f32) -> Self {
+        let (mut weights, mut all) = ([0.0; Self::PART], LaneSums::default());
+        let sum = |logits: &[f32]| {
+            let weights = &mut weights[..logits.len()];
+            exponentials(logits, max, temperature, weights);
+            all.add(weights);
+            total(weights)
+        };
+        let parts = logits.chunks(Self::PART).map(sum).collect();
+        Self { max, temperature, parts, total: all.total() }
     }
-    last // rounding left a crumb
+
+    /// The number of the weight in which the share `drawn` of the total lies.
+    fn draw(&self, logits: &[f32], drawn: f32) -> usize {
+        let mut left = f64::from(drawn) * self.total;
+        if left.is_nan() {
+            return damaged(logits) as usize;
+        }
+        for (first, (logits, &sum)) in logits.chunks(Self::PART).zip(&self.parts).enumerate() {
+            if left < sum {
+                return first * Self::PART + number_at(&weights(logits, self.max, self.temperature), left);
+            }
+            left -= sum;
+        }
+        logits.len() - 1 // rounding left a crumb
+    }
+}
+
+/// The number of the weight in which `left`, a part of their sum, lies.
+fn number_at(weights: &[f64], mut left: f64) -> usize {
+    let mut last = 0;
+    for (i, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+        left -= weight;
+        last = i;
+        if left < 0.0 {
+            break;
+        }
+    }
+    last // the last that has any, where rounding left a crumb
 }
 
 /// `logits` with bias and penalties, after the tokens `seen`, of which the last are the `continuation`.
@@ -246,6 +300,11 @@ fn counts(tokens: &[u32]) -> HashMap<u32, u32> {
     counts
 }
 
+/// A token whose logit is no number, or infinite.
+fn damaged(logits: &[f32]) -> u32 {
+    logits.iter().position(|logit| logit.is_nan() || *logit == f32::INFINITY).unwrap_or(0) as u32
+}
+
 /// The first of the largest.
 fn likeliest(logits: &[f32]) -> u32 {
     let mut best = 0;
@@ -258,15 +317,26 @@ fn likeliest(logits: &[f32]) -> u32 {
 }
 
 /// The tokens that pass the filters, likeliest first, each with its weight. `weights`: of all tokens, relative to the
-/// likeliest.
-fn candidates(weights: &[f64], sampling: &Sampling) -> Vec<(u32, f64)> {
-    let mut kept: Vec<(u32, f64)> = weights.iter().enumerate().map(|(i, &weight)| (i as u32, weight)).collect();
-    kept.sort_by(|a, b| b.1.total_cmp(&a.1)); // stable: equals stay in the order of their ids
-    if let Some(k) = sampling.top_k {
+/// likeliest; `all`: their sum.
+fn candidates(weights: &[f64], all: f64, sampling: &Sampling) -> Vec<(u32, f64)> {
+    // Most tokens cannot be among them, and sorting is slow. Those below this weight together have less than the share that
+    // top-p leaves out; those below the share of min-p are left out at the end.
+    let least = match (sampling.top_k, sampling.top_p, sampling.min_p) {
+        (None, Some(p), _) => (1.0 - f64::from(p)) * all / weights.len() as f64,
+        (_, None, Some(p)) => f64::from(p),
+        _ => 0.0,
+    };
+    let numbered = weights.iter().enumerate().filter(|(_, weight)| **weight >= least);
+    let mut kept: Vec<(u32, f64)> = numbered.map(|(i, &weight)| (i as u32, weight)).collect();
+    let likelier_first = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if let Some(k) = sampling.top_k.filter(|&k| k < kept.len()) {
+        kept.select_nth_unstable_by(k, likelier_first);
         kept.truncate(k);
     }
+    kept.sort_unstable_by(likelier_first);
     if let Some(p) = sampling.top_p {
-        let enough = f64::from(p) * kept.iter().map(|c| c.1).sum::<f64>();
+        let all = if sampling.top_k.is_some() { kept.iter().map(|c| c.1).sum() } else { all };
+        let enough = f64::from(p) * all;
         let mut sum = 0.0;
         // The token that reaches the share is the last that stays.
         let n = kept
@@ -293,7 +363,7 @@ mod tests {
 
     fn kept(sampling: Sampling) -> Vec<u32> {
         let weights = LOGITS.map(|v| f64::from(v - 3.0).exp());
-        candidates(&weights, &sampling).iter().map(|c| c.0).collect()
+        candidates(&weights, total(&weights), &sampling).iter().map(|c| c.0).collect()
     }
 
     #[test]
@@ -301,6 +371,52 @@ mod tests {
         let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
         assert_eq!(choose(&LOGITS, &[], &greedy, TokenPosition::default()).token, 1);
         assert_eq!(choose(&[0.0, 2.0, 2.0], &[], &greedy, TokenPosition::default()).token, 1);
+    }
+
+    #[test]
+    fn a_damaged_logit_is_what_is_chosen_so_that_it_is_found() {
+        for damage in [f32::NAN, f32::INFINITY] {
+            let mut logits = LOGITS;
+            logits[3] = damage;
+            for sampling in [
+                Sampling::default(),
+                Sampling { top_p: Some(0.9), ..Sampling::default() },
+                Sampling { top_k: Some(2), ..Sampling::default() },
+            ] {
+                let chosen = choose(&logits, &[], &sampling, TokenPosition::default()).token;
+                assert_eq!(chosen, 3, "{damage} {sampling:?}");
+            }
+        }
+    }
+
+    /// As if all tokens were sorted.
+    #[test]
+    fn filters_choose_the_same_among_many_tokens() {
+        let weights: Vec<f64> = (0..5000u32).map(|i| f64::from(i.wrapping_mul(2_654_435_761) % 997) / 996.0).collect();
+        let mut sorted: Vec<(u32, f64)> = (0..).zip(weights.iter().copied()).collect();
+        sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
+        for (top_k, top_p, min_p) in [
+            (Some(7), None, None),
+            (Some(9000), None, None),
+            (None, Some(0.001), None),
+            (None, Some(0.9), None),
+            (None, Some(0.999), Some(0.3)),
+            (None, None, Some(0.99)),
+            (Some(100), Some(0.5), None),
+            (Some(100), Some(0.5), Some(0.98)),
+        ] {
+            let mut expected = sorted.clone();
+            expected.truncate(top_k.unwrap_or(expected.len()));
+            if let Some(p) = top_p {
+                let share = f64::from(p) * expected.iter().map(|c| c.1).sum::<f64>();
+                let before = |n: usize| expected[..n].iter().map(|c| c.1).sum::<f64>();
+                expected.truncate((1..expected.len()).find(|&n| before(n) >= share).unwrap_or(expected.len()));
+            }
+            expected.retain(|c| c.1 >= f64::from(min_p.unwrap_or(0.0)));
+            let sampling = Sampling { top_k, top_p, min_p, ..Sampling::default() };
+            let found = candidates(&weights, total(&weights), &sampling);
+            assert!(found == expected, "{sampling:?}: {} of {}", found.len(), expected.len());
+        }
     }
 
     #[test]

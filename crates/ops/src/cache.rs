@@ -88,28 +88,79 @@ impl Cache {
         Ok(())
     }
 
-    /// Adds copies of the sequences of `other`, of the same model, that have the given numbers (a number may come twice).
+    /// `n` sequences without tokens, instead of what is held.
+    #[must_use]
+    pub fn with_empty(mut self, n: usize) -> Self {
+        self.truncate(0);
+        self.lens = vec![0; n];
+        match &mut self.layers {
+            LayerCaches::F32(pasts) => pasts.iter_mut().for_each(|past| past.begin(n)),
+            LayerCaches::Bf16(pasts) => pasts.iter_mut().for_each(|past| past.begin(n)),
+            LayerCaches::Tensors(..) => {} // it takes the number from the first tokens
+            LayerCaches::States(pasts) => pasts.iter_mut().for_each(|past| past.begin(n)),
+        }
+        self
+    }
+
+    /// Takes out the first sequence.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub fn take_first(&mut self) -> Result<Self> {
+        let others = self.split_off(1)?;
+        Ok(std::mem::replace(self, others))
+    }
+
+    /// Takes out all sequences but the first `n`.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub fn split_off(&mut self, n: usize) -> Result<Self> {
+        let n = n.min(self.lens.len());
+        let layers = match &mut self.layers {
+            LayerCaches::F32(pasts) => LayerCaches::F32(pasts.iter_mut().map(|past| past.split_off(n)).collect()),
+            LayerCaches::Bf16(pasts) => LayerCaches::Bf16(pasts.iter_mut().map(|past| past.split_off(n)).collect()),
+            LayerCaches::Tensors(pasts, precision) => {
+                let pasts: Result<_> = pasts.iter_mut().map(|past| past.split_off(n)).collect();
+                LayerCaches::Tensors(pasts?, *precision)
+            }
+            LayerCaches::States(pasts) => LayerCaches::States(pasts.iter_mut().map(|past| past.split_off(n)).collect()),
+        };
+        Ok(Self { layers, lens: self.lens.split_off(n), context: self.context })
+    }
+
+    /// Copies of the sequences of the given numbers, in that order (a number may come twice).
     ///
     /// # Errors
     /// When there is no such sequence.
-    pub fn append(&mut self, other: &Self, rows: &[u32]) -> Result<()> {
-        other.has(rows)?;
-        match (&mut self.layers, &other.layers) {
+    pub fn copies(&mut self, rows: &[u32]) -> Result<Self> {
+        let all = self.lens.len();
+        self.keep(&(0..all as u32).chain(rows.iter().copied()).collect::<Vec<_>>())?;
+        self.split_off(all)
+    }
+
+    /// Adds the sequences of `other`, a cache of the same model.
+    ///
+    /// # Errors
+    /// When it is of another model, or memory does not suffice.
+    pub fn append(&mut self, other: Self) -> Result<()> {
+        match (&mut self.layers, other.layers) {
             (LayerCaches::F32(pasts), LayerCaches::F32(others)) => {
-                pasts.iter_mut().zip(others).for_each(|(past, other)| past.append(other, rows));
+                pasts.iter_mut().zip(others).for_each(|(past, other)| past.append(other));
             }
             (LayerCaches::Bf16(pasts), LayerCaches::Bf16(others)) => {
-                pasts.iter_mut().zip(others).for_each(|(past, other)| past.append(other, rows));
+                pasts.iter_mut().zip(others).for_each(|(past, other)| past.append(other));
             }
             (LayerCaches::Tensors(pasts, _), LayerCaches::Tensors(others, _)) => {
-                pasts.iter_mut().zip(others).try_for_each(|(past, other)| past.append(other, rows))?;
+                let (n, more) = (self.lens.len(), other.lens.len());
+                pasts.iter_mut().zip(others).try_for_each(|(past, other)| past.append(other, n, more))?;
             }
             (LayerCaches::States(pasts), LayerCaches::States(others)) => {
-                pasts.iter_mut().zip(others).for_each(|(past, other)| past.append(other, rows));
+                pasts.iter_mut().zip(others).for_each(|(past, other)| past.append(other));
             }
             _ => bail!("caches with a different precision, device or kind of model cannot be combined"),
         }
-        self.lens.extend(rows.iter().map(|&row| other.lens[row as usize]));
+        self.lens.extend(other.lens);
         Ok(())
     }
 

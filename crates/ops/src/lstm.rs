@@ -588,8 +588,7 @@ mod tests {
             assert_close("one more", &next.narrow(0, row, 1).unwrap(), &of(own, 4..5), 1e-5);
         }
         cache.truncate(2);
-        let mut other = Cache::of_states(2, 9);
-        other.append(&cache, &[1]).unwrap();
+        let mut other = cache.copies(&[1]).unwrap();
         assert_eq!(other.lens(), [2]);
         assert_close("after a cut", &step(&mut other, &[0], 2..9), &of(0, 2..9), 1e-5);
         let more = lstm.step(&draw(1, &[1, 8, 6]), &Sequences::windows(1, 8), Precision::F32, &mut other);

@@ -20,7 +20,7 @@ pub(crate) struct Past<E> {
     context: usize,
 }
 
-/// A sequence's heads.
+/// A sequence's heads; none before its first token.
 type CachedSequence<E> = Vec<CachedHead<E>>;
 
 /// Queries of one head that are computed together.
@@ -82,6 +82,11 @@ impl<E: Element> Past<E> {
         Self { rows: Vec::new(), context }
     }
 
+    /// Makes room for `n` sequences where there are none.
+    pub(crate) fn begin(&mut self, n: usize) {
+        self.rows.resize_with(n, Vec::new);
+    }
+
     /// The path of products with keys and values.
     fn path() -> Path {
         Path::of(if E::EXACT { Precision::F32 } else { Precision::Bf16 })
@@ -108,7 +113,10 @@ impl<E: Element> Past<E> {
     /// Every head of every row, with its number and the row's tokens. Where there are none yet, as many as `new` has.
     fn heads(&mut self, sequences: &Sequences, new: &NewHeads<E>) -> Vec<(&mut CachedHead<E>, usize, Range<usize>)> {
         if self.rows.is_empty() {
-            self.rows = vec![vec![CachedHead::new(new.size()); new.n_head]; sequences.len()];
+            self.begin(sequences.len());
+        }
+        for row in self.rows.iter_mut().filter(|row| row.is_empty()) {
+            *row = vec![CachedHead::new(new.size()); new.n_head];
         }
         let rows = self.rows.iter_mut().zip(sequences.iter());
         rows.flat_map(|(row, tokens)| row.iter_mut().enumerate().map(move |(h, head)| (head, h, tokens.clone())))
@@ -173,9 +181,14 @@ impl<E: Element> Past<E> {
         self.rows = rows.iter().filter_map(next).collect();
     }
 
-    /// Adds copies of the sequences of `other` that have the given numbers, which it has.
-    pub(crate) fn append(&mut self, other: &Self, rows: &[u32]) {
-        self.rows.extend(rows.iter().map(|&row| other.rows[row as usize].clone()));
+    /// Takes out all sequences but the first `n`, of which it has as many.
+    pub(crate) fn split_off(&mut self, n: usize) -> Self {
+        Self { rows: self.rows.split_off(n), context: self.context }
+    }
+
+    /// Adds the sequences of `other`.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.rows.extend(other.rows);
     }
 }
 

@@ -57,8 +57,13 @@ impl StatePast {
         self.rows = rows.iter().map(|&row| self.rows[row as usize].clone()).collect();
     }
 
-    /// Adds copies of the sequences of `other` that have the given numbers, which it has.
-    pub(crate) fn append(&mut self, other: &Self, rows: &[u32]) {
-        self.rows.extend(rows.iter().map(|&row| other.rows[row as usize].clone()));
+    /// Takes out all sequences but the first `n`, of which it has as many.
+    pub(crate) fn split_off(&mut self, n: usize) -> Self {
+        Self { rows: self.rows.split_off(n) }
+    }
+
+    /// Adds the sequences of `other`.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.rows.extend(other.rows);
     }
 }

@@ -148,20 +148,41 @@ impl TensorPast {
     /// Keeps the sequences of the given numbers, in that order.
     pub(crate) fn keep(&mut self, rows: &[u32]) -> Result<()> {
         self.0 = match self.0.take() {
-            Some(held) if !rows.is_empty() => Some(select(&held, rows)?),
+            Some((keys, values)) if !rows.is_empty() => {
+                let rows = Tensor::new(rows, keys.device())?;
+                Some((keys.index_select(&rows, 0)?, values.index_select(&rows, 0)?))
+            }
             _ => None,
         };
         Ok(())
     }
 
-    /// Adds copies of the sequences of `other` that have the given numbers.
-    pub(crate) fn append(&mut self, other: &Self, rows: &[u32]) -> Result<()> {
-        let Some(more) = other.0.as_ref().filter(|_| !rows.is_empty()) else { return Ok(()) };
-        let more = select(more, rows)?;
-        self.0 = Some(match self.0.take() {
-            None => more,
-            Some(held) => (together(&held.0, &more.0)?, together(&held.1, &more.1)?),
-        });
+    /// Takes out all sequences but the first `n`.
+    pub(crate) fn split_off(&mut self, n: usize) -> Result<Self> {
+        let Some((keys, values)) = self.0.take() else { return Ok(Self::default()) };
+        let all = keys.dim(0)?;
+        let part = |first: usize, count: usize| -> Result<Option<(Tensor, Tensor)>> {
+            match count {
+                0 => Ok(None),
+                _ if count == all => Ok(Some((keys.clone(), values.clone()))),
+                _ => Ok(Some((keys.narrow(0, first, count)?.copy()?, values.narrow(0, first, count)?.copy()?))),
+            }
+        };
+        let taken = part(n, all - n)?;
+        self.0 = part(0, n)?;
+        Ok(Self(taken))
+    }
+
+    /// Adds the sequences of `other`. `n`, `more`: how many each has, though neither may have tokens yet.
+    pub(crate) fn append(&mut self, other: Self, n: usize, more: usize) -> Result<()> {
+        self.0 = match (self.0.take(), other.0) {
+            (Some(held), Some(more)) => Some((together(&held.0, &more.0)?, together(&held.1, &more.1)?)),
+            (Some((keys, values)), None) => {
+                Some((keys.pad_with_zeros(0, 0, more)?, values.pad_with_zeros(0, 0, more)?))
+            }
+            (None, Some((keys, values))) => Some((keys.pad_with_zeros(0, n, 0)?, values.pad_with_zeros(0, n, 0)?)),
+            (None, None) => None,
+        };
         Ok(())
     }
 }
@@ -170,11 +191,6 @@ impl TensorPast {
 fn grown(x: &Tensor, end: usize, room: usize) -> Result<Tensor> {
     let (_, _, r, _) = x.dims4()?;
     if r < end { x.pad_with_zeros(2, 0, room - r) } else { Ok(x.clone()) }
-}
-
-fn select((keys, values): &(Tensor, Tensor), rows: &[u32]) -> Result<(Tensor, Tensor)> {
-    let rows = Tensor::new(rows, keys.device())?;
-    Ok((keys.index_select(&rows, 0)?, values.index_select(&rows, 0)?))
 }
 
 /// The sequences of `a`, then those of `b`.

@@ -64,8 +64,7 @@ fn check(what: &str, model: &Gpt, lens: &[usize]) {
         // Of another sequence, and removed again.
         next(model, &[&sequence(1, (tokens.len() - prefix).min(9))], &mut cache);
         cache.truncate(prefix);
-        let mut copy = model.cache();
-        copy.append(&cache, &[0]).unwrap();
+        let mut copy = cache.copies(&[0]).unwrap();
         let last = next(model, &[&tokens[prefix..]], &mut copy);
         assert_eq!(last[0], expected[tokens.len() - 1], "{what}: after a prefix of {prefix} tokens");
         let token = next(model, &[&tokens[prefix..prefix + 1]], &mut cache);

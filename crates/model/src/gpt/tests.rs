@@ -147,7 +147,22 @@ fn check_unequal_rows(what: &str, tolerance: f32, model: &Gpt, empty: impl Fn() 
     step(&mut cache, &mut rows, &[1, 1, 3]);
     let (mut other, mut others) = (empty(), vec![(3, 0), (1, 0)]);
     step(&mut other, &mut others, &[4, 6]);
-    cache.append(&other, &[1, 0]).unwrap();
+    cache.append(other.copies(&[1, 0]).unwrap()).unwrap();
+    let mut rows = vec![(3, 4), (1, 6)];
+    step(&mut other, &mut rows, &[1, 2]);
+    let mut last = cache.split_off(4).unwrap();
+    assert_eq!((cache.lens(), last.lens()), (&[11, 10, 12, 6][..], &[4][..]), "{what}");
+    step(&mut last, &mut vec![(3, 4)], &[2]);
+    last.truncate(4);
+    cache.append(last).unwrap();
+    // Sequences that have no tokens yet, before and after others.
+    let mut mixed = empty().with_empty(1);
+    mixed.append(other.take_first().unwrap()).unwrap();
+    mixed.append(empty().with_empty(2)).unwrap();
+    let mut rows = vec![(2, 0), (3, 5), (0, 0), (1, 0)];
+    step(&mut mixed, &mut rows, &[3, 1, 1, 2]);
+    step(&mut mixed, &mut rows, &[1, 1, 1, 1]);
+    step(&mut other, &mut vec![(1, 8)], &[2]);
     cache.keep(&[0, 1, 3, 4]).unwrap();
     let mut rows = vec![(2, 11), (0, 10), (1, 6), (3, 4)];
     step(&mut cache, &mut rows, &[1, 2, 1, 5]);

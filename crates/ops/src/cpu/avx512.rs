@@ -2,7 +2,7 @@
 
 use crate::cpu::element::Element;
 use crate::cpu::kernel::{Kernel, pack_left, pack_right};
-use crate::cpu::prefetch;
+use crate::cpu::{prefetch, prefetch_ahead};
 use crate::matrix::Matrix;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -14,8 +14,6 @@ pub(crate) const ROWS: usize = 14;
 pub(crate) const COLUMNS: usize = 32;
 /// Rows, at most, with which a product waits for the right panel to come from memory.
 pub(crate) const FEW: usize = 4;
-/// How many bytes ahead it is asked for then.
-const AHEAD: usize = 2048;
 
 /// Runs `$body` with `$N` a constant, the number of `$rows`, up to [`ROWS`].
 macro_rules! by_rows {
@@ -189,7 +187,8 @@ unsafe fn tile<const N: usize, S: Element>(
         }
         for _ in 0..depth {
             if N <= FEW {
-                ask_ahead(right);
+                prefetch_ahead(right);
+                prefetch_ahead(right.add(16));
             }
             let (first, second) = (load(right), load(right.add(16)));
             for (r, sums) in sums.iter_mut().enumerate() {
@@ -202,13 +201,6 @@ unsafe fn tile<const N: usize, S: Element>(
         }
         store(&sums, c, stride, add);
     }
-}
-
-/// Has the processor fetch what is read soon after `from`.
-#[inline(always)]
-pub(crate) fn ask_ahead<T>(from: *const T) {
-    // SAFETY: prefetching reads nothing that the program sees, and may name any address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast::<i8>().wrapping_add(AHEAD)) }
 }
 
 /// Writes rows of sums to `c`, or adds them to it.

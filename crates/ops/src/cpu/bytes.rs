@@ -20,9 +20,6 @@ pub(crate) const OFFSET: i32 = 128;
 const MINIMA: usize = 8 * COLUMNS;
 const SCALE: usize = 2 * MINIMA;
 const MINIMUM: usize = SCALE + 2 * COLUMNS;
-/// Bytes that a kernel asks memory for ahead of its use.
-#[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 2048;
 
 /// How weights are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,6 +226,7 @@ fn portable_row(left: ByteRows, row: usize, right: PanelBlocks, out: &mut [f32])
 #[cfg(target_arch = "x86_64")]
 mod vnni {
     use super::*;
+    use crate::cpu::prefetch_ahead;
     use std::arch::x86_64::*;
 
     /// Four numbers of a row, in every place.
@@ -287,7 +285,7 @@ mod vnni {
                             std::array::from_fn(|r| _mm512_set1_epi32(*left.offsets.as_ptr().add(place(r, block))));
                         for group in 0..BLOCK / 4 {
                             let w = w.add(group * 4 * COLUMNS);
-                            _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD).cast());
+                            prefetch_ahead(w);
                             let w = _mm512_loadu_si512(w.cast());
                             for r in 0..R {
                                 dots[r] = _mm512_dpbusd_epi32(dots[r], w, four(x[r].add(block * BLOCK + group * 4)));
@@ -312,7 +310,7 @@ mod vnni {
                             let mut dots = [[_mm512_setzero_si512(); R]; 2];
                             for group in 0..BLOCK / 4 {
                                 let w = w.add(group * 4 * COLUMNS);
-                                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD).cast());
+                                prefetch_ahead(w);
                                 let both = _mm512_loadu_si512(w.cast());
                                 let halves = [both, _mm512_srli_epi16::<4>(both)].map(|w| _mm512_and_si512(w, low));
                                 for r in 0..R {
@@ -347,6 +345,7 @@ mod vnni {
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use super::*;
+    use crate::cpu::prefetch_ahead;
     use std::arch::x86_64::*;
 
     /// Eight factors of f16.
@@ -396,7 +395,7 @@ mod avx2 {
                     let mut dots = [_mm256_setzero_si256(); R];
                     for group in 0..BLOCK / 4 {
                         let w = w.add(group * 4 * COLUMNS);
-                        _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD).cast());
+                        prefetch_ahead(w);
                         let w = _mm256_loadu_si256(w.cast());
                         let fours: [__m256i; R] = std::array::from_fn(|r| {
                             let x = left.numbers.as_ptr().add(place[r] * BLOCK + group * 4);

@@ -1,11 +1,11 @@
 //! Products of bf16 with AVX512-BF16, whose instruction adds the products of 16 pairs to 16 sums: 14 rows by two vectors,
 //! which is 28 sums in the 32 registers.
 
-use crate::cpu::avx512::{COLUMNS, FEW, ROWS, ask_ahead, by_rows, store};
+use crate::cpu::avx512::{COLUMNS, FEW, ROWS, by_rows, store};
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
 use crate::cpu::pairs::{self, TILE};
-use crate::cpu::prefetch;
+use crate::cpu::{prefetch, prefetch_ahead};
 use crate::matrix::Matrix;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -103,8 +103,8 @@ unsafe fn tile<const N: usize, const FETCHES: bool>(
             for pair in 0..16 {
                 let at = right.add(pair * 32);
                 if N == 1 || N <= FEW && !FETCHES {
-                    ask_ahead(at);
-                    ask_ahead(at.add(TILE));
+                    prefetch_ahead(at);
+                    prefetch_ahead(at.add(TILE));
                 } else if FETCHES {
                     _mm_prefetch::<_MM_HINT_T1>(next);
                     _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(apart / 2));

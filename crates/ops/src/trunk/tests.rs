@@ -225,8 +225,9 @@ fn check_deeds(trunk: &Arc<Trunk>, deeds: &[Deed], tolerance: f32, empty: impl F
                 rows = numbers.iter().map(|&n| rows[n as usize].clone()).collect();
             }
             Deed::Append(numbers) => {
-                cache.append(&others, &numbers.iter().map(|&n| n as u32).collect::<Vec<_>>()).unwrap();
-                rows.extend(numbers.iter().map(|&n| other[n].clone()));
+                let numbers: Vec<u32> = numbers.iter().map(|&n| n as u32).collect();
+                cache.append(others.copies(&numbers).unwrap()).unwrap();
+                rows.extend(numbers.iter().map(|&n| other[n as usize].clone()));
             }
             Deed::Truncate(len) => {
                 cache.truncate(*len);

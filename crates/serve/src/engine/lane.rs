@@ -2,7 +2,7 @@
 //! at a time.
 
 use crate::engine::job::{EngineFailure, GenerationEvent, GenerationJob};
-use crate::engine::prefixes::Prefixes;
+use crate::engine::prefixes::{Prefixes, usable};
 use crate::metrics::{CanceledWhere, Metrics};
 use crate::models::ServedModel;
 use anyhow::Result;
@@ -21,6 +21,8 @@ const SMALLEST_PIECE: usize = 16;
 /// Of so many pieces, one is of the prompt that came first; the others are of the prompt with the fewest tokens left, so that
 /// short prompts do not wait for long ones.
 const OLDEST_EVERY: usize = 4;
+/// A pass over the model's weights takes about as long as reading so many tokens more.
+const WORTH_A_PASS: usize = 24;
 /// Room for keys and values grows by half.
 const ROOM: f64 = 1.5;
 
@@ -40,13 +42,36 @@ pub(crate) struct Lane<'m> {
     pieces: usize,
 }
 
-/// A prompt of which some tokens have been read.
+/// A prompt that has not been read to its end.
 #[derive(Debug)]
 struct ReadingPrompt {
     job: Arc<GenerationJob>,
+    /// Of the tokens that have been read.
     cache: Cache,
-    read: usize,
-    begun: Instant,
+    /// When reading began, if it has.
+    begun: Option<Instant>,
+}
+
+impl ReadingPrompt {
+    /// Tokens that have been read.
+    fn read(&self) -> usize {
+        self.cache.lens()[0]
+    }
+
+    /// Tokens that have not.
+    fn left(&self) -> usize {
+        self.job.prompt.len() - self.read()
+    }
+}
+
+/// Where the keys and values of a beginning of a prompt are.
+enum Beginning {
+    /// Among those of earlier conversations.
+    Held,
+    /// In the row of this number.
+    Row(usize),
+    /// In the prompt of this number, of those that are being read.
+    Reading(usize),
 }
 
 /// A continuation while it is written.
@@ -111,21 +136,8 @@ impl<'m> Lane<'m> {
 
     /// Takes up a request.
     pub(crate) fn admit(&mut self, job: GenerationJob) {
-        // The log-probabilities of a prompt's own tokens need all of them to be read.
-        let taken = match job.echo {
-            None => self.prefixes.take(&job.prompt, || self.model.gpt.cache()),
-            Some(_) => Ok((self.model.gpt.cache(), 0)),
-        };
-        match taken {
-            Ok((cache, cached)) => {
-                let waited = job.asked.elapsed();
-                self.metrics.begun(waited, job.prompt.len(), cached);
-                let _ = job.events.send(GenerationEvent::Begun { waited, cached });
-                let job = Arc::new(job);
-                self.reading.push(ReadingPrompt { job, cache, read: cached, begun: Instant::now() });
-            }
-            Err(e) => fail(&job, &format!("{e:#}")),
-        }
+        let cache = self.model.gpt.cache().with_empty(1);
+        self.reading.push(ReadingPrompt { job: Arc::new(job), cache, begun: None });
     }
 
     /// Ends every request with `failure`, and forgets everything: after a failure of the engine, nothing that it held can be
@@ -178,70 +190,124 @@ impl<'m> Lane<'m> {
         Ok(())
     }
 
+    /// Begins to read prompts, each from the longest beginning that has been read for somebody. A prompt that begins like one
+    /// that is read before it waits until that has been read so far.
+    fn begin_reading(&mut self) -> Result<()> {
+        for i in 0..self.reading.len() {
+            let job = Arc::clone(&self.reading[i].job);
+            // The log-probabilities of a prompt's own tokens need all of them to be read.
+            if self.reading[i].begun.is_none() && job.echo.is_none() {
+                let (held, place) = self.longest_beginning(i);
+                let others = self.reading.iter().enumerate();
+                let mut before = others.filter(|(n, other)| (other.left(), *n) < (job.prompt.len(), i));
+                if before.any(|(_, other)| usable(&other.job.prompt, &job.prompt) >= held + WORTH_A_PASS) {
+                    continue;
+                }
+                let cache = match place {
+                    _ if held == 0 => None,
+                    Beginning::Held => self.prefixes.take(&job.prompt)?,
+                    Beginning::Row(row) => Some(self.cache.copies(&[row as u32])?),
+                    Beginning::Reading(other) => Some(self.reading[other].cache.copies(&[0])?),
+                };
+                if let Some(mut cache) = cache {
+                    cache.truncate(held);
+                    self.reading[i].cache = cache;
+                }
+            }
+            if self.reading[i].begun.is_none() {
+                let (waited, cached) = (job.asked.elapsed(), self.reading[i].read());
+                self.metrics.begun(waited, job.prompt.len(), cached);
+                let _ = job.events.send(GenerationEvent::Begun { waited, cached });
+                self.reading[i].begun = Some(Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// The longest beginning of prompt number `i` that has been read: its tokens, and where it is.
+    fn longest_beginning(&self, i: usize) -> (usize, Beginning) {
+        let prompt = &self.reading[i].job.prompt;
+        let of_rows = self.rows.iter().zip(self.cache.lens()).enumerate();
+        let rows =
+            of_rows.map(|(n, (row, &len))| (usable(&row.continuation.tokens()[..len], prompt), Beginning::Row(n)));
+        let reading = self.reading.iter().enumerate();
+        let reading = reading.map(|(n, one)| (usable(&one.job.prompt[..one.read()], prompt), Beginning::Reading(n)));
+        let held = std::iter::once((self.prefixes.usable(prompt), Beginning::Held));
+        rows.chain(reading).chain(held).max_by_key(|(usable, _)| *usable).unwrap_or((0, Beginning::Held))
+    }
+
+    /// The prompts of which a piece is read next, and the tokens of each piece, at most `most` together. A prompt whose own
+    /// log-probabilities are wanted is read alone.
+    fn pieces(&mut self, most: usize) -> Vec<(usize, usize)> {
+        self.pieces += 1;
+        let mut order: Vec<usize> = (0..self.reading.len()).filter(|&i| self.reading[i].begun.is_some()).collect();
+        let oldest = usize::from(self.pieces.is_multiple_of(OLDEST_EVERY)).min(order.len());
+        order[oldest..].sort_by_key(|&i| self.reading[i].left()); // stable: equals stay in the order in which they came
+        let mut pieces = Vec::new();
+        let mut room = most;
+        for i in order {
+            let is_alone = self.reading[i].job.echo.is_some();
+            let tokens = self.reading[i].left().min(if is_alone { room.min(ECHO_TOKENS) } else { room });
+            if tokens > 0 && (pieces.is_empty() || !is_alone) {
+                pieces.push((i, tokens));
+                room -= tokens;
+            }
+            if is_alone && pieces.len() == 1 {
+                break;
+            }
+        }
+        pieces
+    }
+
     /// Reads at most `most` tokens of prompts, and begins the continuations of those that it has read to the end. Returns
     /// how many it has read.
     fn read(&mut self, most: usize) -> Result<usize> {
-        let is_whole = |one: &ReadingPrompt| one.read == 0 && one.job.echo.is_none();
-        let mut n_tokens = 0;
-        let fits = |one: &&ReadingPrompt| {
-            n_tokens += one.job.prompt.len();
-            is_whole(one) && n_tokens <= most
+        self.begin_reading()?;
+        let pieces = self.pieces(most);
+        let (gpt, mut cache, mut input) = (&self.model.gpt, self.model.gpt.cache(), Vec::new());
+        let jobs: Vec<Arc<GenerationJob>> = pieces.iter().map(|&(i, _)| Arc::clone(&self.reading[i].job)).collect();
+        for (&(i, tokens), job) in pieces.iter().zip(&jobs) {
+            let one = &mut self.reading[i];
+            input.push(&job.prompt[one.read()..][..tokens]);
+            cache.append(std::mem::replace(&mut one.cache, gpt.cache()))?;
+        }
+        let n_tokens = input.iter().map(|piece| piece.len()).sum();
+        let input = Input::ragged(input, gpt.device())?;
+        let echo = jobs.first().and_then(|job| job.echo);
+        let logits = match echo {
+            None => gpt.next_logits(&input, &mut cache)?,
+            Some(_) => gpt.all_logits(&input, &mut cache)?,
         };
-        // Short prompts are read together.
-        let n = self.reading.iter().take_while(fits).count();
-        if n > 1 {
-            let together: Vec<ReadingPrompt> = self.reading.drain(..n).collect();
-            let prompts = together.iter().map(|one| one.job.prompt.as_slice());
-            let mut cache = self.model.gpt.cache();
-            let input = Input::ragged(prompts, self.model.gpt.device())?;
-            let logits: Vec<Vec<f32>> = self.model.gpt.next_logits(&input, &mut cache)?.to_vec2()?;
-            let read = together.iter().map(|one| one.job.prompt.len()).sum();
-            for (i, (one, logits)) in together.into_iter().zip(logits).enumerate() {
-                self.begin(&one, &logits, (&cache, i as u32))?;
-            }
-            return Ok(read);
+        for &(i, _) in &pieces {
+            self.reading[i].cache = cache.take_first()?;
         }
-        self.pieces += 1;
-        let left = |&i: &usize| self.reading[i].job.prompt.len() - self.reading[i].read;
-        let shortest = (0..self.reading.len()).min_by_key(left).unwrap_or(0);
-        let next = if self.pieces.is_multiple_of(OLDEST_EVERY) { 0 } else { shortest };
-        let one = &mut self.reading[next];
-        let job = Arc::clone(&one.job);
-        let most = if job.echo.is_some() { most.min(ECHO_TOKENS) } else { most };
-        let piece = one.read..job.prompt.len().min(one.read + most);
-        let input = Input::ragged([&job.prompt[piece.clone()]], self.model.gpt.device())?;
-        let logits = match job.echo {
-            None => self.model.gpt.next_logits(&input, &mut one.cache)?,
-            Some(_) => self.model.gpt.all_logits(&input, &mut one.cache)?,
-        };
-        if let Some(top) = job.echo {
-            let echo = |(row, at): (Result<Vec<f32>>, usize)| {
-                Ok(token_log_prob(&row?, job.prompt[at + 1], top, &self.model.tokenizer))
-            };
-            let places = piece.clone().take_while(|at| at + 1 < job.prompt.len());
-            let echoed: Result<Vec<_>> = rows_of(&logits).zip(places).map(echo).collect();
-            let _ = job.events.send(GenerationEvent::Echo(echoed?));
+        let mut logits = logits.to_vec2()?;
+        if let Some(top) = echo {
+            let (job, end) = (&jobs[0], self.reading[pieces[0].0].read());
+            let places = (end - n_tokens..end).take_while(|at| at + 1 < job.prompt.len()).zip(&logits);
+            let echoed =
+                places.map(|(at, logits)| token_log_prob(logits, job.prompt[at + 1], top, &self.model.tokenizer));
+            let _ = job.events.send(GenerationEvent::Echo(echoed.collect()));
+            logits.drain(..n_tokens - 1);
         }
-        one.read = piece.end;
-        if piece.end == job.prompt.len() {
-            let one = self.reading.remove(next);
-            if let Some(last) = rows_of(&logits).last() {
-                self.begin(&one, &last?, (&one.cache, 0))?;
-            }
-        }
-        Ok(piece.len())
+        let mut read: Vec<(usize, Vec<f32>)> = pieces.iter().map(|piece| piece.0).zip(logits).collect();
+        read.retain(|(i, _)| self.reading[*i].left() == 0);
+        read.sort_by_key(|(i, _)| *i);
+        // From the last on, so that numbers stay those of the others.
+        let ends: Vec<_> = read.into_iter().rev().map(|(i, logits)| (self.reading.remove(i), logits)).collect();
+        ends.into_iter().rev().try_for_each(|(one, logits)| self.begin(one, &logits))?;
+        Ok(n_tokens)
     }
 
-    /// Begins the continuations of a prompt: `logits`, `[V]`, come after it, and its keys and values are sequence number
-    /// `place.1` of the cache `place.0`.
-    fn begin(&mut self, one: &ReadingPrompt, logits: &[f32], place: (&Cache, u32)) -> Result<()> {
-        let job = &one.job;
-        let _ = job.events.send(GenerationEvent::PromptRead(one.begun.elapsed()));
+    /// Begins the continuations of a prompt that has been read: `logits`, `[V]`, come after it.
+    fn begin(&mut self, one: ReadingPrompt, logits: &[f32]) -> Result<()> {
+        let ReadingPrompt { job, mut cache, begun } = one;
+        let _ = job.events.send(GenerationEvent::PromptRead(begun.unwrap_or(job.asked).elapsed()));
         self.metrics.prompt_read(job.asked.elapsed());
-        let mut begun = Vec::new();
+        let before = self.rows.len();
         for index in 0..job.options.n_samples {
             let continuation = Continuation::new(&self.model.tokenizer, &job.options, &job.prompt, (0, index));
-            let (job, last) = (Arc::clone(job), Instant::now());
+            let (job, last) = (Arc::clone(&job), Instant::now());
             let mut row = RunningRow { job, index, continuation, counted: 0, sent: 0, last, failure: None };
             if row.is_full(self.model.context()) {
                 row.end(self.metrics);
@@ -250,18 +316,18 @@ impl<'m> Lane<'m> {
             row.push(logits, self.model);
             row.send(self.metrics);
             if row.goes_on(self.model.context()) {
-                begun.push(place.1);
                 self.rows.push(row);
             } else {
                 row.end(self.metrics);
             }
         }
-        self.cache.append(place.0, &begun)?;
-        if begun.is_empty() {
-            let mut alone = self.model.gpt.cache();
-            alone.append(place.0, &[place.1])?;
-            self.prefixes.keep(job.prompt.clone(), alone);
+        let begun = self.rows.len() - before;
+        if begun == 0 {
+            self.prefixes.keep(job.prompt.clone(), cache);
+            return Ok(());
         }
+        cache.keep(&vec![0; begun])?;
+        self.cache.append(cache)?;
         Ok(())
     }
 
@@ -284,26 +350,19 @@ impl<'m> Lane<'m> {
 
     /// Ends the rows for which `leaves` holds, and keeps what the model has read for them.
     fn retire(&mut self, leaves: impl Fn(&RunningRow) -> bool) -> Result<()> {
-        let lens = self.cache.lens().to_vec();
-        let (mut left, mut kept) = (Vec::new(), Vec::new());
-        for (i, mut row) in std::mem::take(&mut self.rows).into_iter().enumerate() {
-            if !leaves(&row) {
-                left.push(i as u32);
-                kept.push(row);
-                continue;
-            }
+        let rows = (0..).zip(std::mem::take(&mut self.rows));
+        let (leaving, staying): (Vec<_>, Vec<_>) = rows.partition(|(_, row)| leaves(row));
+        let order: Vec<u32> = staying.iter().chain(&leaving).map(|(number, _)| *number).collect();
+        self.cache.keep(&order)?;
+        let mut caches = self.cache.split_off(staying.len())?;
+        self.rows = staying.into_iter().map(|(_, row)| row).collect();
+        for (_, mut row) in leaving {
+            let cache = caches.take_first()?;
             row.end(self.metrics);
             if row.failure.is_none() && row.index == 0 {
-                let mut alone = self.model.gpt.cache();
-                alone.append(&self.cache, &[i as u32])?;
-                self.prefixes.keep(row.continuation.tokens()[..lens[i]].to_vec(), alone);
+                self.prefixes.keep(row.continuation.tokens()[..cache.lens()[0]].to_vec(), cache);
             }
         }
-        self.cache.keep(&left)?;
-        if left.is_empty() {
-            self.cache = self.model.gpt.cache();
-        }
-        self.rows = kept;
         Ok(())
     }
 }
@@ -373,9 +432,4 @@ fn decoding<'a>(model: &'a ServedModel, job: &'a GenerationJob) -> DecodingOptio
         late_ends: &job.late_ends,
         options: &job.options,
     }
-}
-
-/// The rows of `logits`, `[N, V]`.
-fn rows_of(logits: &Tensor) -> impl DoubleEndedIterator<Item = Result<Vec<f32>>> + '_ {
-    (0..logits.dim(0).unwrap_or(0)).map(|row| Ok(logits.get(row)?.to_vec1()?))
 }

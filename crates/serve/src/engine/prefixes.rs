@@ -47,29 +47,38 @@ impl Prefixes {
         }
     }
 
-    /// The longest beginning of `prompt` that is held, but for its last token: somebody has to say what comes after it.
-    /// A sequence that `prompt` continues is taken out; of another one, the common part is copied into an empty cache that
-    /// `make` gives.
+    /// Tokens of the longest beginning of `prompt` that is held, but for its last token: somebody has to say what comes
+    /// after it. 0 where reading it again costs less.
+    pub(crate) fn usable(&self, prompt: &[u32]) -> usize {
+        self.held.iter().map(|one| usable(&one.tokens, prompt)).max().unwrap_or(0)
+    }
+
+    /// The keys and values of the beginning that [`Prefixes::usable`] found, if it found any. A sequence that `prompt`
+    /// continues is taken out; of another one, the common part is copied.
     ///
     /// # Errors
     /// When memory does not suffice.
-    pub(crate) fn take(&mut self, prompt: &[u32], make: impl Fn() -> Cache) -> Result<(Cache, usize)> {
-        let common = |one: &HeldPrefix| one.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        let best = (0..self.held.len()).max_by_key(|&i| common(&self.held[i]));
-        let usable = best.map_or(0, |i| common(&self.held[i]).min(prompt.len() - 1));
-        let Some(i) = best.filter(|_| usable >= SHORTEST) else { return Ok((make(), 0)) };
-        let one = self.held.remove(i);
-        let is_continued = usable + 1 >= one.tokens.len();
-        let mut cache = make();
-        if is_continued {
-            cache = one.cache;
+    pub(crate) fn take(&mut self, prompt: &[u32]) -> Result<Option<Cache>> {
+        let best = (0..self.held.len()).max_by_key(|&i| usable(&self.held[i].tokens, prompt));
+        let usable = self.usable(prompt);
+        let Some(i) = best.filter(|_| usable > 0) else { return Ok(None) };
+        let mut one = self.held.remove(i);
+        let mut cache = if usable + 1 >= one.tokens.len() {
+            one.cache
         } else {
-            cache.append(&one.cache, &[0])?;
+            let copy = one.cache.copies(&[0])?;
             self.held.push(one); // it was used last
-        }
+            copy
+        };
         cache.truncate(usable);
-        Ok((cache, usable))
+        Ok(Some(cache))
     }
+}
+
+/// Tokens with which `held` and `prompt` both begin, but for the last of `prompt`; 0 where they are too few to be of use.
+pub(crate) fn usable(held: &[u32], prompt: &[u32]) -> usize {
+    let common = held.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+    Some(common.min(prompt.len() - 1)).filter(|&common| common >= SHORTEST).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -116,9 +125,10 @@ mod tests {
             ((0..12).chain([30, 31]).collect(), 12, vec![15]),
             ((0..10).chain(20..25).collect(), 14, vec![]),
         ] {
-            let (mut cache, n) = prefixes.take(&prompt, || model.cache()).unwrap();
-            assert_eq!((n, held(&prefixes)), (usable, left), "{prompt:?}");
-            assert_eq!(read(&model, &prompt[n..], &mut cache), read(&model, &prompt, &mut model.cache()));
+            assert_eq!(prefixes.usable(&prompt), usable, "{prompt:?}");
+            let mut cache = prefixes.take(&prompt).unwrap().unwrap_or_else(|| model.cache());
+            assert_eq!((cache.lens(), held(&prefixes)), (&[usable][usize::from(usable == 0)..], left), "{prompt:?}");
+            assert_eq!(read(&model, &prompt[usable..], &mut cache), read(&model, &prompt, &mut model.cache()));
         }
     }
 

@@ -149,3 +149,34 @@ fn clients_take_turns() {
     assert_eq!(order, "abbbaaa", "one of 44 tokens, then three of 8");
     drop(served);
 }
+
+/// Of equal prompts that come together, one is read; the others take what it has read, from the prompt or the row that it
+/// became.
+#[test]
+fn a_beginning_is_read_once_for_prompts_that_come_together() {
+    let writers = vec![model("m", false, Precision::F32, None)];
+    let served = Arc::new(Served { writers, scorers: Vec::new(), aliases: Vec::new() });
+    let metrics = Metrics::new();
+    let mut lane = Lane::new(&served.writers[0], &metrics);
+    let prompt: Vec<u32> = (0..40).map(|i| 4 + i * 7 % 90).collect();
+    let mut ask = |lane: &mut Lane, prompt: &[u32]| {
+        let (job, events) = job(prompt, 1, 1, 20);
+        lane.admit(job);
+        events
+    };
+    let cached = |mut events: UnboundedReceiver<GenerationEvent>| match events.try_recv() {
+        Ok(GenerationEvent::Begun { cached, .. }) => Some(cached),
+        _ => None,
+    };
+    let second = |mut prompt: Vec<u32>| {
+        prompt[35] = 3;
+        prompt
+    };
+    let together = [ask(&mut lane, &prompt), ask(&mut lane, &second(prompt.clone())), ask(&mut lane, &prompt)];
+    let other = ask(&mut lane, &[9; 39]);
+    (0..4).for_each(|_| lane.step(Duration::from_secs(1)).unwrap());
+    let late = ask(&mut lane, &prompt[..36]);
+    lane.step(Duration::from_secs(1)).unwrap();
+    assert_eq!(together.map(cached), [Some(0), Some(35), Some(39)]);
+    assert_eq!((cached(other), cached(late)), (Some(0), Some(35)));
+}
