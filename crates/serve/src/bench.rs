@@ -30,7 +30,8 @@ const ANSWER: usize = 64;
 const LONG: (usize, usize) = (8, 1000);
 /// Tokens of the answer to a long prompt.
 const LONG_ANSWER: usize = 8;
-/// Runs of a case.
+/// Runs of a case before those that are measured, and those.
+const WARM_UP: usize = 3;
 const RUNS: usize = 3;
 /// Short prompts that come, one after another, beside the long ones.
 const SHORT: usize = 9;
@@ -42,72 +43,78 @@ const SHORT: usize = 9;
 /// # Errors
 /// When the model fails.
 pub fn serve(gpt: Gpt, is_wanted: impl Fn(&str) -> bool, progress: &dyn Progress) -> Result<Vec<CaseTime>> {
-    let mut bench = ServeBench::new(gpt)?;
+    let mut prompts = ServedPrompts::new(gpt)?;
     let mut measured = Vec::new();
     for (case, streams) in STREAMS.into_iter().filter(|(case, _)| is_wanted(case)) {
         let task = progress.task(case, Some(RUNS as u64), Unit::Items);
+        let engine = prompts.engine(streams * (prompts.short + prompts.answer))?;
         let mut seconds = Vec::new();
-        bench.answer(streams)?; // memory is taken from the system
-        for _ in 0..RUNS {
+        for run in 0..WARM_UP + RUNS {
             let begun = Instant::now();
-            bench.answer(streams)?;
-            seconds.push(begun.elapsed().as_secs_f64());
-            task.advance(1);
+            prompts.answer(&engine, streams)?;
+            if run >= WARM_UP {
+                seconds.push(begun.elapsed().as_secs_f64());
+                task.advance(1);
+            }
         }
-        let (seconds, tokens) = (median(seconds), streams * bench.answer);
-        measured.push(CaseTime { case, batch: streams, seq: bench.prompt, seconds, tokens, flops: 0.0 });
+        let (seconds, tokens) = (median(seconds), streams * prompts.answer);
+        measured.push(CaseTime { case, batch: streams, seq: prompts.short, seconds, tokens, flops: 0.0 });
     }
     if is_wanted(FIRST_TOKEN) {
         let task = progress.task(FIRST_TOKEN, Some(SHORT as u64), Unit::Items);
-        let (seconds, seq) = (bench.first_token(|| task.advance(1))?, bench.prompt);
+        let engine = prompts.engine(LONG.0 * (prompts.long + LONG_ANSWER) + prompts.short + 1)?;
+        let (seconds, seq) = (prompts.first_token(&engine, || task.advance(1))?, prompts.short);
         measured.push(CaseTime { case: FIRST_TOKEN, batch: 1, seq, seconds, tokens: seq, flops: 0.0 });
     }
     Ok(measured)
 }
 
-/// An engine, and prompts that have nothing in common.
-struct ServeBench {
-    engine: LocalEngine,
-    vocab_size: usize,
+/// A served model, and prompts for it that have nothing in common.
+struct ServedPrompts {
+    served: Arc<Served>,
     /// Tokens of a short prompt, of its answer, and of a long prompt.
-    prompt: usize,
+    short: usize,
     answer: usize,
     long: usize,
     /// Prompts so far.
     n_prompts: usize,
 }
 
-impl ServeBench {
+impl ServedPrompts {
     fn new(gpt: Gpt) -> Result<Self> {
-        let (vocab_size, context) = (gpt.config().vocab_size, gpt.config().context);
-        let prompt = PROMPT.min(context / 2);
-        let served = Served { writers: vec![model(gpt)?], scorers: Vec::new(), aliases: Vec::new() };
-        let cache_bytes = served.default_cache_bytes();
-        let limits = EngineLimits { rows: 32, cache_bytes, step: Duration::from_millis(60) };
-        let queue = QueueLimits { requests: 128, tokens: 200_000, wait: Duration::from_secs(600) };
+        let context = gpt.config().context;
+        let short = PROMPT.min(context / 2);
         Ok(Self {
-            engine: LocalEngine::start(&Arc::new(served), queue, limits)?,
-            vocab_size,
-            prompt,
-            answer: ANSWER.min(context - prompt),
+            served: Arc::new(Served { writers: vec![model(gpt)?], scorers: Vec::new(), aliases: Vec::new() }),
+            short,
+            answer: ANSWER.min(context - short),
             long: LONG.1.min(context.saturating_sub(LONG_ANSWER)),
             n_prompts: 0,
         })
     }
 
+    /// An engine with memory for twice as many `tokens`: once they have been written, it works in memory that it has had
+    /// before, as a server does under load.
+    fn engine(&self, tokens: usize) -> Result<LocalEngine> {
+        let cache_bytes = 2 * self.served.writers[0].reserved_bytes(tokens);
+        let limits = EngineLimits { rows: 32, cache_bytes, step: Duration::from_millis(60) };
+        let queue = QueueLimits { requests: 128, tokens: 200_000, wait: Duration::from_secs(600) };
+        Ok(LocalEngine::start(&self.served, queue, limits)?)
+    }
+
     /// Has `streams` short prompts answered.
-    fn answer(&mut self, streams: usize) -> Result<()> {
-        let asked: Result<Vec<_>> = (0..streams).map(|_| self.ask(self.prompt, self.answer)).collect();
+    fn answer(&mut self, engine: &LocalEngine, streams: usize) -> Result<()> {
+        let asked: Result<Vec<_>> = (0..streams).map(|_| self.ask(engine, self.short, self.answer)).collect();
         asked?.into_iter().try_for_each(|mut events| wait_for(&mut events, is_done))
     }
 
     /// Median seconds until the first token of a short prompt, beside long ones.
-    fn first_token(&mut self, done: impl Fn()) -> Result<f64> {
-        let long: Result<Vec<_>> = (0..LONG.0).map(|_| self.ask(self.long, LONG_ANSWER)).collect();
+    fn first_token(&mut self, engine: &LocalEngine, done: impl Fn()) -> Result<f64> {
+        let long: Result<Vec<_>> = (0..LONG.0).map(|_| self.ask(engine, self.long, LONG_ANSWER)).collect();
         let mut seconds = Vec::new();
         for _ in 0..SHORT {
             let begun = Instant::now();
-            let mut events = self.ask(self.prompt, 1)?;
+            let mut events = self.ask(engine, self.short, 1)?;
             // The first token comes with the last one of the prompt.
             wait_for(&mut events, |event| matches!(event, GenerationEvent::PromptRead(_)))?;
             seconds.push(begun.elapsed().as_secs_f64());
@@ -118,14 +125,19 @@ impl ServeBench {
     }
 
     /// Asks for `answer` tokens after a prompt of `length`.
-    fn ask(&mut self, length: usize, answer: usize) -> Result<UnboundedReceiver<GenerationEvent>> {
-        let first = self.n_prompts;
+    fn ask(
+        &mut self,
+        engine: &LocalEngine,
+        length: usize,
+        answer: usize,
+    ) -> Result<UnboundedReceiver<GenerationEvent>> {
+        let (first, vocab_size) = (self.n_prompts, self.served.writers[0].config().vocab_size);
         self.n_prompts += 1;
         let (events, receiver) = unbounded_channel();
         let job = GenerationJob {
             model: 0,
             client: "bench".into(),
-            prompt: (0..length).map(|i| ((first + i * 7919) % self.vocab_size) as u32).collect(),
+            prompt: (0..length).map(|i| ((first + i * 7919) % vocab_size) as u32).collect(),
             options: GenerationOptions {
                 n_samples: 1,
                 max_new_tokens: answer,
@@ -140,7 +152,7 @@ impl ServeBench {
             asked: Instant::now(),
             counted: false.into(),
         };
-        match self.engine.queue.push(job) {
+        match engine.queue.push(job) {
             Ok(()) => Ok(receiver),
             Err(refusal) => bail!("the queue refused a request: {refusal:?}"),
         }

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// Full contexts of each model whose keys and values fit by default.
 const CONTEXTS: usize = 16;
+/// Room for keys and values grows by half.
+const ROOM: f64 = 1.5;
 /// The least memory for keys and values by default, in bytes.
 const LEAST_CACHE: usize = 256_000_000;
 
@@ -65,6 +67,11 @@ impl ServedModel {
     /// Bytes of the keys and values of a full context.
     fn context_bytes(&self) -> usize {
         self.context() * self.token_bytes()
+    }
+
+    /// Bytes that the keys and values of `tokens` need at most, in memory that grows with them.
+    pub(crate) fn reserved_bytes(&self, tokens: usize) -> usize {
+        (tokens as f64 * self.token_bytes() as f64 * ROOM) as usize
     }
 
     /// Bytes of a token's keys and values.

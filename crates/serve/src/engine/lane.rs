@@ -23,8 +23,6 @@ const SMALLEST_PIECE: usize = 16;
 const OLDEST_EVERY: usize = 4;
 /// A pass over the model's weights takes about as long as reading so many tokens more.
 const WORTH_A_PASS: usize = 24;
-/// Room for keys and values grows by half.
-const ROOM: f64 = 1.5;
 
 /// A model with its work.
 pub(crate) struct Lane<'m> {
@@ -116,12 +114,7 @@ impl<'m> Lane<'m> {
     pub(crate) fn reserved_bytes(&self) -> usize {
         let prompts = self.reading.iter().map(|one| one.job.tokens()).sum::<usize>();
         let rows = self.rows.iter().map(|row| row.job.prompt.len() + row.job.options.max_new_tokens).sum::<usize>();
-        self.bytes_of(prompts + rows)
-    }
-
-    /// Bytes that `tokens` may need.
-    pub(crate) fn bytes_of(&self, tokens: usize) -> usize {
-        (tokens as f64 * self.model.token_bytes() as f64 * ROOM) as usize
+        self.model.reserved_bytes(prompts + rows)
     }
 
     /// Bytes of earlier conversations.

@@ -76,6 +76,11 @@ impl Engine<'_> {
         self.lanes.iter().all(Lane::is_idle)
     }
 
+    /// Bytes that a request may need.
+    fn bytes_of(&self, job: &job::GenerationJob) -> usize {
+        self.served.writers[job.model].reserved_bytes(job.tokens())
+    }
+
     /// Takes requests from the queue as long as rows and memory suffice. Memory is reserved for the longest answer, so that
     /// a request that runs never lacks it; earlier conversations make room.
     fn admit(&mut self) {
@@ -85,10 +90,10 @@ impl Engine<'_> {
                 let lane = &self.lanes[job.model];
                 let is_first = self.is_idle(); // what could never fit was refused by the handler
                 let rows = lane.n_rows() + job.options.n_samples <= self.limits.rows;
-                is_first || rows && reserved + lane.bytes_of(job.tokens()) <= self.limits.cache_bytes
+                is_first || rows && reserved + self.bytes_of(job) <= self.limits.cache_bytes
             };
             let Some(job) = self.queue.pop(fits) else { break };
-            let needed = reserved + self.lanes[job.model].bytes_of(job.tokens());
+            let needed = reserved + self.bytes_of(&job);
             let model = job.model;
             self.lanes[model].admit(job);
             self.make_room(self.limits.cache_bytes.saturating_sub(needed));

@@ -159,7 +159,7 @@ fn a_beginning_is_read_once_for_prompts_that_come_together() {
     let metrics = Metrics::new();
     let mut lane = Lane::new(&served.writers[0], &metrics);
     let prompt: Vec<u32> = (0..40).map(|i| 4 + i * 7 % 90).collect();
-    let mut ask = |lane: &mut Lane, prompt: &[u32]| {
+    let ask = |lane: &mut Lane, prompt: &[u32]| {
         let (job, events) = job(prompt, 1, 1, 20);
         lane.admit(job);
         events
