@@ -2,6 +2,7 @@
 
 use crate::data_args::shell;
 use crate::env;
+use crate::memory::give_back_while;
 use crate::ui::{Usage, unusable};
 use anyhow::Context;
 use candle_core::Device;
@@ -87,9 +88,11 @@ impl ComputeArgs {
         Dtype::from(self.dtype).apply(&device).map_err(|e| Usage::new(format!("--dtype: {e}")))?;
         let precision = Dtype::from(self.dtype).precision();
         let packing = Packing { precision, quantized: self.quantize.map(Into::into) };
-        let files = ModelFolder::load_packed(folder, &device, packing).map_err(unusable)?;
-        let model = make(&files.config, &files.params, precision);
-        Ok((files, model.with_context(|| folder.display().to_string()).map_err(unusable)?))
+        give_back_while(|| {
+            let files = ModelFolder::load_packed(folder, &device, packing).map_err(unusable)?;
+            let model = make(&files.config, &files.params, precision);
+            Ok((files, model.with_context(|| folder.display().to_string()).map_err(unusable)?))
+        })
     }
 }
 

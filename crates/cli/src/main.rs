@@ -33,6 +33,7 @@ mod inspect;
 mod judging;
 mod lineage;
 mod man;
+mod memory;
 mod merge;
 mod plan;
 mod plan_ppo;
@@ -183,23 +184,6 @@ impl Command {
     }
 }
 
-/// `mi_option_purge_delay` of mimalloc, which the library's bindings do not name: milliseconds, or never.
-const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-/// What mimalloc's header documents as its default; `MIMALLOC_PURGE_DELAY` sets another.
-const DEFAULT_PURGE_DELAY: std::ffi::c_long = 1000;
-
-/// Has the allocator never give memory back: a training step takes what the one before it freed, and getting pages from
-/// the system costs a quarter of a step. A delay that the user has set, or an option that another version of the library
-/// has under this number, is left alone.
-fn keep_memory() {
-    // SAFETY: the calls read and set a number.
-    unsafe {
-        if libmimalloc_sys::mi_option_get(PURGE_DELAY) == DEFAULT_PURGE_DELAY {
-            libmimalloc_sys::mi_option_set(PURGE_DELAY, -1);
-        }
-    }
-}
-
 /// Prints a panic, which is a bug in gptkit, as one line; with `RUST_BACKTRACE`, with a backtrace.
 fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
@@ -266,7 +250,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     // A server runs for weeks, and its memory has to follow its load.
     if arguments.get(1).is_none_or(|command| command != "serve") {
-        keep_memory();
+        memory::keep();
     }
     env::keep_cores();
     let cli = match parse(&arguments) {
@@ -318,13 +302,6 @@ fn main() -> ExitCode {
 mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
-
-    /// The number of an option is a promise of no version of the bindings.
-    #[test]
-    fn the_option_of_the_allocator_has_its_documented_default() {
-        // SAFETY: the call reads a number.
-        assert_eq!(unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) }, DEFAULT_PURGE_DELAY);
-    }
 
     #[test]
     fn a_panic_is_one_line_with_its_place() {

@@ -12,7 +12,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::{Mutex, PoisonError};
 use tokenizers::models::ModelWrapper;
-use tokenizers::{AddedToken, Tokenizer as Inner};
+use tokenizers::{AddedToken, Model, Tokenizer as Inner};
 
 /// An encoder for tokenizers whose text is divided by GPT-2's pattern alone and whose vocabulary has all bytes.
 pub(super) struct BytePairs {
@@ -42,10 +42,9 @@ impl BytePairs {
             return None;
         }
         let added = AddedTokens::of(inner)?;
-        let vocabulary = model.get_vocab();
         let mut bytes = [0; 256];
         for (id, c) in bytes.iter_mut().zip(byte_characters()) {
-            *id = *vocabulary.get(c.encode_utf8(&mut [0; 4]) as &str)?;
+            *id = model.token_to_id(c.encode_utf8(&mut [0; 4]))?;
         }
         let json = quietly(|| serde_json::to_vec(model)).ok()?.ok()?;
         let ModelFields { ignore_merges, merges } = serde_json::from_slice(&json).ok()?;
@@ -55,13 +54,14 @@ impl BytePairs {
             joined.clear();
             joined.push_str(left);
             joined.push_str(right);
-            let id = |token: &str| vocabulary.get(token).copied();
+            let id = |token: &str| model.token_to_id(token);
             by_pair.insert((id(left)?, id(right)?), (u32::try_from(rank).ok()?, id(&joined)?));
         }
         let mut whole = AHashMap::new();
         if ignore_merges {
             let byte_of = bytes_by_character();
-            whole.extend(vocabulary.iter().filter_map(|(token, &id)| Some((bytes_of(token, &byte_of)?, id))));
+            let vocabulary = model.get_vocab().into_iter();
+            whole.extend(vocabulary.filter_map(|(token, id)| Some((bytes_of(&token, &byte_of)?, id))));
         }
         Some(Self { bytes, merges: by_pair, whole, added, caches: Mutex::default() })
     }

@@ -32,7 +32,7 @@ impl Tokenizer {
     /// # Errors
     /// When a character has no token in a vocabulary of characters.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_with(&self.inner, text)
+        self.encode_with(true, text)
     }
 
     /// Tokens of a text that a model goes on with, as transformers' tokenizer gives them: with what the tokenizer puts around
@@ -56,7 +56,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_document(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_with(&self.plain, text)
+        self.encode_with(false, text)
     }
 
     /// Tokens of a rendered dialogue, each with its place in `text`, in bytes. Names of special tokens within `contents`, which
@@ -65,7 +65,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub(crate) fn encode_dialogue(&self, text: &str, contents: &[Range<usize>]) -> Result<Vec<(u32, Range<usize>)>> {
-        let tokens = self.encode_places(&self.inner, text)?;
+        let tokens = self.encode_places(true, text)?;
         let sign = |(id, place): &(u32, Range<usize>)| -> Option<Range<usize>> {
             let name = self.signs.get(id)?;
             let start = place.start + text.get(place.clone())?.find(name.as_str())?; // it may have taken spaces around it
@@ -84,7 +84,7 @@ impl Tokenizer {
         let mut all = Vec::new();
         let mut at = 0;
         let add_text = |all: &mut Vec<(u32, Range<usize>)>, from: usize, to: usize| -> Result<()> {
-            let between = self.encode_places(&self.plain, &text[from..to])?;
+            let between = self.encode_places(false, &text[from..to])?;
             all.extend(between.into_iter().map(|(id, place)| (id, place.start + from..place.end + from)));
             Ok(())
         };
@@ -97,12 +97,12 @@ impl Tokenizer {
         Ok(all)
     }
 
-    fn encode_places(&self, inner: &Inner, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
-        let tokens = spans(inner, text)?;
+    fn encode_places(&self, reads_special: bool, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
+        let tokens = spans(self.library(reads_special)?, text)?;
         let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
         self.must_know(text, &ids)?;
         if self.may_lose {
-            let losses = self.losses_in(inner, text, &ids)?;
+            let losses = self.losses_in(reads_special, text, &ids)?;
             self.losses.lock().unwrap_or_else(PoisonError::into_inner).merge(&losses);
         }
         Ok(tokens.into_iter().map(|Spanned { id, start, end }| (id, start..end)).collect())
@@ -126,17 +126,19 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    fn encode_with(&self, inner: &Inner, text: &str) -> Result<Vec<u32>> {
+    /// Tokens of `text`, in which names of special tokens become these tokens where `reads_special`.
+    fn encode_with(&self, reads_special: bool, text: &str) -> Result<Vec<u32>> {
         if let Some(byte_pairs) = self.byte_pairs() {
-            let ids = byte_pairs.encode(text, !inner.get_encode_special_tokens());
+            let ids = byte_pairs.encode(text, reads_special);
             self.must_have_rows(&ids)?;
             return Ok(ids);
         }
+        let inner = self.library(reads_special)?;
         let encoding = quietly(|| inner.encode_fast(text, false)).map_err(|panicked| failed(&panicked))?;
         let ids = encoding.map_err(|e| anyhow!("text cannot be encoded: {e}"))?.get_ids().to_vec();
         self.must_know(text, &ids)?;
         if self.may_lose {
-            let losses = self.losses_in(inner, text, &ids)?;
+            let losses = self.losses_in(reads_special, text, &ids)?;
             self.losses.lock().unwrap_or_else(PoisonError::into_inner).merge(&losses);
         }
         Ok(ids)
@@ -161,7 +163,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub(crate) fn encode_spans(&self, text: &str) -> Result<Vec<Spanned>> {
-        let tokens = spans(&self.plain, text)?;
+        let tokens = spans(self.library(false)?, text)?;
         self.must_know(text, &tokens.iter().map(|token| token.id).collect::<Vec<_>>())?;
         Ok(tokens)
     }
@@ -171,17 +173,17 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub(crate) fn losses_in_document(&self, text: &str, ids: &[u32]) -> Result<Losses> {
-        self.losses_in(&self.plain, text, ids)
+        self.losses_in(false, text, ids)
     }
 
-    fn losses_in(&self, inner: &Inner, text: &str, ids: &[u32]) -> Result<Losses> {
+    fn losses_in(&self, reads_special: bool, text: &str, ids: &[u32]) -> Result<Losses> {
         let mut losses = Losses { of: text.chars().count() as u64, ..Losses::default() };
         let is_whole = self.unknown.is_some_and(|unknown| !ids.contains(&unknown));
         if !self.may_lose || is_whole {
             return Ok(losses);
         }
         let mut covered = 0;
-        for Spanned { id, start, end } in spans(inner, text)? {
+        for Spanned { id, start, end } in spans(self.library(reads_special)?, text)? {
             let gap = text.get(covered..start).unwrap_or_default();
             losses.add(self.lost_in(gap, id, text.get(start..end).unwrap_or_default()), 0);
             covered = covered.max(end);

@@ -54,8 +54,8 @@ pub use special::{END_OF_TEXT, FRAME};
 pub struct Tokenizer {
     inner: Inner,
     /// The same, but for text that is nothing but text: `<|endoftext|>` in a document is thirteen characters, so that
-    /// no document can fake its own end.
-    plain: Inner,
+    /// no document can fake its own end. Made when it is first needed.
+    plain: OnceLock<Inner>,
     /// The encoder that takes the library's place, where there is one; made when the first text is encoded.
     byte_pairs: OnceLock<Option<BytePairs>>,
     /// Texts of special tokens by id.
@@ -116,7 +116,7 @@ impl Tokenizer {
             settings.names = usual_names(&inner, kind, end);
         }
         let structure = Structure::of(&inner)?;
-        let Derived { plain, signs, bytes, size } = quietly(|| derived(&inner, &structure))??;
+        let Derived { signs, bytes, size } = quietly(|| derived(&inner, &structure))??;
         Ok(Self {
             unsettled: Unsettled::of(&structure.decoder),
             cuts_at_words: matches!(kind, TokenEncoding::ByteLevel | TokenEncoding::Words) && !structure.adds_phrases(),
@@ -126,7 +126,7 @@ impl Tokenizer {
             dropped: Mutex::default(),
             losses: Mutex::default(),
             inner,
-            plain,
+            plain: OnceLock::new(),
             byte_pairs: OnceLock::new(),
             signs,
             kind,
@@ -160,11 +160,10 @@ impl Tokenizer {
             );
         }
         let structure = Structure::of(&inner)?;
-        Derived { plain: self.plain, signs: self.signs, bytes: self.bytes, size: self.size } =
-            quietly(|| derived(&inner, &structure))??;
+        Derived { signs: self.signs, bytes: self.bytes, size: self.size } = quietly(|| derived(&inner, &structure))??;
         self.end_of_text = self.end_of_text.or(inner.token_to_id(END_OF_TEXT));
         self.inner = inner;
-        self.byte_pairs = OnceLock::new();
+        (self.plain, self.byte_pairs) = (OnceLock::new(), OnceLock::new());
         Ok(ids)
     }
 
@@ -313,6 +312,19 @@ impl Tokenizer {
     /// Whether such pieces have by themselves the tokens that they have in the document; see [`crate::stitch`].
     pub(crate) fn cuts_surely(&self) -> bool {
         self.kind == TokenEncoding::Char || self.cuts_at_words
+    }
+
+    /// The library's tokenizer, which takes the names of special tokens for these tokens, or for text like any other.
+    fn library(&self, reads_special: bool) -> Result<&Inner> {
+        if reads_special {
+            return Ok(&self.inner);
+        }
+        if let Some(plain) = self.plain.get() {
+            return Ok(plain);
+        }
+        let mut plain = quietly(|| self.inner.clone())?;
+        plain.set_encode_special_tokens(true);
+        Ok(self.plain.get_or_init(|| plain))
     }
 
     /// The encoder that gives the ids of the library in less time, for the kinds of tokenizers that it can.

@@ -99,8 +99,6 @@ fn has_all_bytes(inner: &Inner) -> bool {
 
 /// What follows from a tokenizer.
 pub(super) struct Derived {
-    /// The same for text that is nothing but text.
-    pub(super) plain: Inner,
     /// Texts of special tokens by id.
     pub(super) signs: HashMap<u32, String>,
     /// Bytes of each token.
@@ -112,8 +110,6 @@ pub(super) struct Derived {
 /// # Errors
 /// When an id is out of bounds.
 pub(super) fn derived(inner: &Inner, structure: &Structure) -> Result<Derived> {
-    let mut plain = inner.clone();
-    plain.set_encode_special_tokens(true);
     let entries = inner.get_vocab(true);
     let largest = entries.iter().max_by_key(|(_, id)| **id);
     if let Some((entry, &id)) = largest {
@@ -124,7 +120,7 @@ pub(super) fn derived(inner: &Inner, structure: &Structure) -> Result<Derived> {
     let added = inner.get_added_tokens_decoder().into_iter();
     let signs = added.filter(|(_, token)| inner.get_added_vocabulary().is_special_token(&token.content));
     let signs = signs.map(|(id, token)| (id, token.content)).collect();
-    Ok(Derived { plain, signs, bytes, size })
+    Ok(Derived { signs, bytes, size })
 }
 
 /// The kind of a tokenizer's tokens, by its parts.
