@@ -327,6 +327,11 @@ impl Tokenizer {
         Ok(self.plain.get_or_init(|| plain))
     }
 
+    /// Makes what encodes texts now, and not when the first text is encoded.
+    pub fn make_encoder(&self) {
+        self.byte_pairs();
+    }
+
     /// The encoder that gives the ids of the library in less time, for the kinds of tokenizers that it can.
     fn byte_pairs(&self) -> Option<&BytePairs> {
         let make = || (self.kind == TokenEncoding::ByteLevel).then(|| BytePairs::of(&self.inner)).flatten();
