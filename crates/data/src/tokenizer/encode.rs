@@ -129,7 +129,8 @@ impl Tokenizer {
     /// Tokens of `text`, in which names of special tokens become these tokens where `reads_special`.
     fn encode_with(&self, reads_special: bool, text: &str) -> Result<Vec<u32>> {
         if let Some(byte_pairs) = self.byte_pairs() {
-            let ids = byte_pairs.encode(text, reads_special);
+            // A folder may say that names of special tokens are text everywhere.
+            let ids = byte_pairs.encode(text, reads_special && !self.inner.get_encode_special_tokens());
             self.must_have_rows(&ids)?;
             return Ok(ids);
         }
