@@ -51,7 +51,10 @@ impl ModelFolder {
 
     fn load_as(folder: &Path, device: &Device, packing: Option<Packing>) -> Result<Self> {
         // Before the weights, which then take the memory that is free again after it was made.
-        let tokenizer = Tokenizer::load(folder).inspect(Tokenizer::make_encoder);
+        let tokenizer = Tokenizer::load(folder);
+        if let (Ok(tokenizer), Some(_)) = (&tokenizer, packing) {
+            tokenizer.make_encoder();
+        }
         let (config, params) = load_model_as(folder, device, packing)?;
         let mut tokenizer = tokenizer?;
         tokenizer.limit_to(config.vocab_size).with_context(|| folder.display().to_string())?;

@@ -210,12 +210,12 @@ pub fn choose(logits: &[f32], seen: &[u32], sampling: &Sampling, place: TokenPos
     ChosenToken { token, normalizer: own.then(|| Normalizer { max, log_sum: sums.total.ln() }) }
 }
 
-/// What a draw needs of exp((logit − max) / temperature) of all logits, a part of them at a time: as one list they would be
-/// written to memory and read again.
+/// Sums of the weights exp((logit − max) / temperature). The weights are computed part by part and not stored, because
+/// writing a list of all of them to memory takes time.
 struct WeightSums {
     max: f32,
     temperature: f32,
-    /// Of each [`WeightSums::PART`] weights.
+    /// The sum of each part of [`WeightSums::PART`] weights.
     parts: Vec<f64>,
     total: f64,
 }

@@ -44,7 +44,7 @@ pub(crate) struct Lane<'m> {
 #[derive(Debug)]
 struct ReadingPrompt {
     job: Arc<GenerationJob>,
-    /// Of the tokens that have been read.
+    /// The keys and values of the tokens that have been read.
     cache: Cache,
     /// When reading began, if it has.
     begun: Option<Instant>,
@@ -187,9 +187,12 @@ impl<'m> Lane<'m> {
     /// that is read before it waits until that has been read so far.
     fn begin_reading(&mut self) -> Result<()> {
         for i in 0..self.reading.len() {
+            if self.reading[i].begun.is_some() {
+                continue;
+            }
             let job = Arc::clone(&self.reading[i].job);
             // The log-probabilities of a prompt's own tokens need all of them to be read.
-            if self.reading[i].begun.is_none() && job.echo.is_none() {
+            if job.echo.is_none() {
                 let (held, place) = self.longest_beginning(i);
                 let others = self.reading.iter().enumerate();
                 let mut before = others.filter(|(n, other)| (other.left(), *n) < (job.prompt.len(), i));
@@ -207,12 +210,10 @@ impl<'m> Lane<'m> {
                     self.reading[i].cache = cache;
                 }
             }
-            if self.reading[i].begun.is_none() {
-                let (waited, cached) = (job.asked.elapsed(), self.reading[i].read());
-                self.metrics.begun(waited, job.prompt.len(), cached);
-                let _ = job.events.send(GenerationEvent::Begun { waited, cached });
-                self.reading[i].begun = Some(Instant::now());
-            }
+            let (waited, cached) = (job.asked.elapsed(), self.reading[i].read());
+            self.metrics.begun(waited, job.prompt.len(), cached);
+            let _ = job.events.send(GenerationEvent::Begun { waited, cached });
+            self.reading[i].begun = Some(Instant::now());
         }
         Ok(())
     }

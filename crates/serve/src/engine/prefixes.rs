@@ -59,9 +59,8 @@ impl Prefixes {
     /// # Errors
     /// When memory does not suffice.
     pub(crate) fn take(&mut self, prompt: &[u32]) -> Result<Option<Cache>> {
-        let best = (0..self.held.len()).max_by_key(|&i| usable(&self.held[i].tokens, prompt));
-        let usable = self.usable(prompt);
-        let Some(i) = best.filter(|_| usable > 0) else { return Ok(None) };
+        let all = self.held.iter().enumerate().map(|(i, one)| (usable(&one.tokens, prompt), i));
+        let Some((usable, i)) = all.max().filter(|(usable, _)| *usable > 0) else { return Ok(None) };
         let mut one = self.held.remove(i);
         let mut cache = if usable + 1 >= one.tokens.len() {
             one.cache
