@@ -2,7 +2,7 @@
 
 use crate::cpu::element::Element;
 use crate::cpu::kernel::{Kernel, pack_left, pack_right};
-use crate::cpu::{prefetch, prefetch_ahead};
+use crate::cpu::{AHEAD, prefetch, prefetch_ahead};
 use crate::matrix::Matrix;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -187,8 +187,8 @@ unsafe fn tile<const N: usize, S: Element>(
         }
         for _ in 0..depth {
             if N <= FEW {
-                prefetch_ahead(right);
-                prefetch_ahead(right.add(16));
+                prefetch_ahead(right, AHEAD);
+                prefetch_ahead(right.add(16), AHEAD);
             }
             let (first, second) = (load(right), load(right.add(16)));
             for (r, sums) in sums.iter_mut().enumerate() {

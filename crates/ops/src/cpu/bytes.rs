@@ -21,6 +21,10 @@ const MINIMA: usize = 8 * COLUMNS;
 const SCALE: usize = 2 * MINIMA;
 const MINIMUM: usize = SCALE + 2 * COLUMNS;
 
+/// How many bytes ahead of its use a panel is fetched; more would reach beyond it.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 4096;
+
 /// How weights are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BlockKind {
@@ -285,7 +289,7 @@ mod vnni {
                             std::array::from_fn(|r| _mm512_set1_epi32(*left.offsets.as_ptr().add(place(r, block))));
                         for group in 0..BLOCK / 4 {
                             let w = w.add(group * 4 * COLUMNS);
-                            prefetch_ahead(w);
+                            prefetch_ahead(w, AHEAD);
                             let w = _mm512_loadu_si512(w.cast());
                             for r in 0..R {
                                 dots[r] = _mm512_dpbusd_epi32(dots[r], w, four(x[r].add(block * BLOCK + group * 4)));
@@ -310,7 +314,7 @@ mod vnni {
                             let mut dots = [[_mm512_setzero_si512(); R]; 2];
                             for group in 0..BLOCK / 4 {
                                 let w = w.add(group * 4 * COLUMNS);
-                                prefetch_ahead(w);
+                                prefetch_ahead(w, AHEAD);
                                 let both = _mm512_loadu_si512(w.cast());
                                 let halves = [both, _mm512_srli_epi16::<4>(both)].map(|w| _mm512_and_si512(w, low));
                                 for r in 0..R {
@@ -395,7 +399,7 @@ mod avx2 {
                     let mut dots = [_mm256_setzero_si256(); R];
                     for group in 0..BLOCK / 4 {
                         let w = w.add(group * 4 * COLUMNS);
-                        prefetch_ahead(w);
+                        prefetch_ahead(w, AHEAD);
                         let w = _mm256_loadu_si256(w.cast());
                         let fours: [__m256i; R] = std::array::from_fn(|r| {
                             let x = left.numbers.as_ptr().add(place[r] * BLOCK + group * 4);

@@ -5,7 +5,7 @@ use crate::cpu::avx512::{COLUMNS, FEW, ROWS, by_rows, store};
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
 use crate::cpu::pairs::{self, TILE};
-use crate::cpu::{prefetch, prefetch_ahead};
+use crate::cpu::{AHEAD, prefetch, prefetch_ahead};
 use crate::matrix::Matrix;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -103,8 +103,8 @@ unsafe fn tile<const N: usize, const FETCHES: bool>(
             for pair in 0..16 {
                 let at = right.add(pair * 32);
                 if N == 1 || N <= FEW && !FETCHES {
-                    prefetch_ahead(at);
-                    prefetch_ahead(at.add(TILE));
+                    prefetch_ahead(at, AHEAD);
+                    prefetch_ahead(at.add(TILE), AHEAD);
                 } else if FETCHES {
                     _mm_prefetch::<_MM_HINT_T1>(next);
                     _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(apart / 2));

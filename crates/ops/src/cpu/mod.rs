@@ -158,18 +158,19 @@ pub(crate) fn prefetch<T>(numbers: &[T]) {
     let _ = numbers;
 }
 
-/// Bytes ahead of its use from which a matrix that is read once is fetched.
+/// How many bytes ahead of its use a matrix of numbers is fetched that is read once: three pages, since the processor itself
+/// fetches up to the end of a page only.
 #[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 4096;
+pub(crate) const AHEAD: usize = 12 * 1024;
 
-/// Has the processor fetch what lies [`AHEAD`] bytes after `from`, into its second-level cache: that one waits for more lines
-/// of memory at a time than the first-level cache does.
+/// Has the processor fetch what lies `ahead` bytes after `from`, into its second-level cache: that one waits for more lines of
+/// memory at a time than the first-level cache does.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(crate) fn prefetch_ahead<T>(from: *const T) {
+pub(crate) fn prefetch_ahead<T>(from: *const T, ahead: usize) {
     use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
     // SAFETY: prefetching reads nothing that the program sees, and may name any address.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast::<i8>().wrapping_add(AHEAD)) }
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast::<i8>().wrapping_add(ahead)) }
 }
 
 impl fmt::Display for Level {
