@@ -1,6 +1,7 @@
 #!/bin/bash
 # Checks gptkit on the NVIDIA GPU of this machine: builds it, compares every operation, the golden cases and the first steps
-# of training with the CPU's, resumes a run, and measures speed beside PyTorch.
+# of training with the CPU's, resumes a run, and measures speed beside PyTorch. With several GPUs, MPI and NCCL, it also compares
+# a run of two ranks with one of one process.
 #
 #     scripts/check_gpu.sh [--built FOLDER] [--quick]
 #
@@ -19,7 +20,9 @@ done
 
 build() { # FOLDER: the binary and the tests that need a GPU
   mkdir -p "$1"
-  cargo build --release --features cuda -p gptkit
+  local features=cuda
+  if command -v mpirun > /dev/null && ldconfig -p | grep -q libnccl.so; then features=nccl; fi
+  cargo build --release --features $features -p gptkit
   cp "${CARGO_TARGET_DIR:-target}/release/gptkit" "$1/gptkit"
   test_of() { # PACKAGE TARGET…: where cargo puts its test
     cargo test --release -p gptkit-ops -p "$1" --features gptkit-ops/cuda "${@:2}" --no-run --message-format=json |
@@ -110,6 +113,17 @@ check 'a run of 600 steps' pretrain whole --device "$device" --dtype bf16 --step
 check 'the same run, interrupted' interrupt stopped
 check 'it goes on' "$gptkit" pretrain --resume "$work/stopped" --device "$device"
 check 'it has the same bytes' same whole stopped
+ranks() { # N RUN: trains in two parts
+  local start=''
+  [ "$1" -eq 1 ] || start="mpirun -n $1"
+  $start "$gptkit" pretrain --config small $tiny --data world:300 --out "$work/$2" --device "$device" --dtype bf16 --steps 20 \
+    --set train.shards=2 --set train.micro_batch=2
+}
+if command -v mpirun > /dev/null && [ "${CHECK_RANKS:-$(nvidia-smi -L | wc -l)}" -gt 1 ]; then
+  check 'one process, two parts of a batch' ranks 1 one-rank
+  check 'two ranks with a GPU each' ranks 2 two-ranks
+  check 'it has the same bytes' same one-rank two-ranks
+fi
 check 'text from a prompt' "$gptkit" sample --model "$work/whole" --device "$device" --prompt 'Once' --max-new-tokens 40
 cat "$work/log"
 stage() { # COMMAND ARGUMENT…

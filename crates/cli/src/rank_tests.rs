@@ -6,7 +6,7 @@ use crate::tested_stages::{
     train_rm,
 };
 use gptkit_data::progress::Silent;
-use gptkit_ranks::{Ranks, thread_ranks};
+use gptkit_ranks::{Ranks, thread_ranks, with_tensors};
 use gptkit_train::interrupt::Stop;
 use gptkit_train::stage::{resume, run};
 use gptkit_train::{Pretraining, Resumable, RunContext};
@@ -49,11 +49,12 @@ impl RunBytes {
     }
 }
 
-/// Runs `f` as each of `n` ranks in a folder of its own; the folder of the first one.
+/// Runs `f` as each of `n` ranks in a folder of its own; the folder of the first one. Four exchange tensors, as GPUs do.
 fn on_ranks(n: usize, folder: &Path, f: impl Fn(&Path, &Ranks) + Sync) -> PathBuf {
     let out = folder.join(format!("ranks-{n}"));
     thread_ranks(n, |ranks| {
         let own = if ranks.is_first() { out.clone() } else { folder.join(format!("ranks-{n}-{}", ranks.rank())) };
+        let ranks = if n == 4 { with_tensors(ranks) } else { ranks };
         f(&own, &ranks);
         assert_eq!(own.join("checkpoints").exists(), ranks.is_first(), "only the first rank saves");
     });

@@ -569,12 +569,34 @@ impl Parameter {
             GradientSum::Numbers(sums) => take(&mut sums[from..from + values.len()], values, true),
             GradientSum::Tensor(sums) => {
                 let more = Tensor::from_slice(values, values.len(), sums.device())?;
-                let sum = (flat_view(sums)?.narrow(0, from, values.len())? + more)?;
-                flat_view(sums)?.slice_set(&sum, 0, from)?;
+                add_part(sums, from, &more)?;
             }
             _ => bail!("the parameter has no gradient"),
         }
         Ok(())
+    }
+
+    /// The gradient of `n` weights from number `from` on, on their device.
+    ///
+    /// # Errors
+    /// If the parameter has no gradient.
+    pub fn gradient_part(&self, from: usize, n: usize) -> Result<Tensor> {
+        let copy = |sums: &[f32]| Tensor::from_slice(&sums[from..from + n], n, &Device::Cpu);
+        self.with_gradient(copy, |sums| sums.flatten_all()?.narrow(0, from, n))
+    }
+
+    /// As [`Parameter::add_to_gradient`], of numbers `[n]` on the device of the weights.
+    ///
+    /// # Errors
+    /// If the parameter has no gradient.
+    pub fn add_gradient_part(&self, from: usize, more: &Tensor) -> Result<()> {
+        if self.weights.device().is_cpu() {
+            return with_f32s(&more.contiguous()?, |more| self.add_to_gradient(from, more))?;
+        }
+        match &*locked(&self.gradient) {
+            GradientSum::Tensor(sums) => add_part(sums, from, more),
+            _ => bail!("the parameter has no gradient"),
+        }
     }
 
     /// Copies weights from number `from` on to `out`.
@@ -594,11 +616,33 @@ impl Parameter {
     /// When they were freed.
     pub fn write_weights(&self, from: usize, values: &[f32]) -> Result<()> {
         if !self.weights.device().is_cpu() {
-            self.changed();
             let values = Tensor::from_slice(values, values.len(), self.weights.device())?;
-            return flat_view(&self.weights)?.slice_set(&values, 0, from);
+            return self.write_weights_part(from, &values);
         }
         self.change(|weights| weights[from..from + values.len()].copy_from_slice(values))
+    }
+
+    /// `n` weights from number `from` on, on their device.
+    ///
+    /// # Errors
+    /// When they were freed.
+    pub fn weights_part(&self, from: usize, n: usize) -> Result<Tensor> {
+        if !self.weights.device().is_cpu() {
+            return flat_view(&self.weights)?.narrow(0, from, n);
+        }
+        self.read(|weights| Tensor::from_slice(&weights[from..from + n], n, &Device::Cpu))?
+    }
+
+    /// As [`Parameter::write_weights`], of numbers `[n]` on the device of the weights.
+    ///
+    /// # Errors
+    /// As [`Parameter::write_weights`].
+    pub fn write_weights_part(&self, from: usize, values: &Tensor) -> Result<()> {
+        if self.weights.device().is_cpu() {
+            return with_f32s(&values.contiguous()?, |values| self.write_weights(from, values))?;
+        }
+        self.changed();
+        flat_view(&self.weights)?.slice_set(&values.contiguous()?, 0, from)
     }
 
     /// How often the gradient was cleared: a forward pass that adds to it and its backward pass must see the same number.
@@ -675,6 +719,13 @@ fn read_part(tensor: &Tensor, from: usize, out: &mut [f32]) -> Result<()> {
     let part = tensor.flatten_all()?.narrow(0, from, out.len())?.to_vec1::<f32>()?;
     out.copy_from_slice(&part);
     Ok(())
+}
+
+/// Adds `more`, `[n]`, to elements of `sums` from number `from` on.
+fn add_part(sums: &Tensor, from: usize, more: &Tensor) -> Result<()> {
+    let sums = flat_view(sums)?;
+    let sum = (sums.narrow(0, from, more.elem_count())? + more)?;
+    sums.slice_set(&sum, 0, from)
 }
 
 /// What backward passes compute a gradient for.
@@ -881,6 +932,7 @@ mod tests {
             parameter.set_gradient(taken);
             parameter.add_to_gradient(1, &more).unwrap();
             let after = read(&parameter).unwrap();
+            assert_eq!(numbers(&parameter.gradient_part(2, 3).unwrap()), after[2..5]);
             assert!((0..6).all(|i| after[i] == before[i] + if (1..5).contains(&i) { more[i - 1] } else { 0.0 }));
             let mut taken = parameter.take_gradient().unwrap();
             parameter.set_gradient(TakenGradient(match &taken.0 {
@@ -889,9 +941,14 @@ mod tests {
             }));
             taken.add(&parameter.take_gradient().unwrap()).unwrap();
             parameter.set_gradient(taken);
-            assert_eq!(read(&parameter).unwrap(), after.iter().map(|x| 2.0 * x).collect::<Vec<f32>>());
+            let twice: Vec<f32> = after.iter().map(|x| 2.0 * x).collect();
+            assert_eq!(read(&parameter).unwrap(), twice);
+            parameter.add_gradient_part(4, &Tensor::new(&[1.0f32, 2.0], &Device::Cpu).unwrap()).unwrap();
+            assert_eq!(read(&parameter).unwrap()[4..], [twice[4] + 1.0, twice[5] + 2.0]);
             parameter.clear_gradient();
-            assert!(read(&parameter).is_err());
+            assert!(read(&parameter).is_err() && parameter.gradient_part(0, 1).is_err());
+            parameter.write_weights_part(1, &Tensor::new(&[7.0f32, 8.0], &Device::Cpu).unwrap()).unwrap();
+            assert_eq!(numbers(&parameter.weights_part(1, 2).unwrap()), [7.0, 8.0]);
         }
         let tensor = draw(3, &[2, 3]);
         flat_view(&tensor).unwrap().slice_set(&Tensor::from_vec(more, 4, &Device::Cpu).unwrap(), 0, 2).unwrap();

@@ -6,6 +6,8 @@
 
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod slices;
 #[cfg(any(test, feature = "testing"))]
 mod threads;
@@ -14,10 +16,11 @@ mod threads;
 pub use crate::mpi::mpi_ranks;
 pub use slices::{Numbers, slice_of};
 #[cfg(any(test, feature = "testing"))]
-pub use threads::thread_ranks;
+pub use threads::{thread_ranks, with_tensors};
 
 use anyhow::{Result, ensure};
 use bytemuck::Pod;
+use candle_core::{Device, Tensor};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
@@ -39,6 +42,20 @@ pub trait Transport: Debug + Send + Sync {
     /// # Errors
     /// When `partner` has ended, or does not answer in time.
     fn exchange(&self, partner: usize, message: &[u8], answer: &mut [u8]) -> Result<()>;
+
+    /// Is called again and again while something other than [`Transport::exchange`] waits for `partner`, since `begun`. Leaves
+    /// the core to others, and ends all ranks when `partner` does not answer in time.
+    fn wait_for(&self, partner: usize, begun: Instant);
+}
+
+/// How ranks exchange numbers that lie on GPUs, without the memory of the CPU.
+pub trait GpuTransport: Debug + Send + Sync {
+    /// Sends `message`, f32 numbers on the GPU of this rank, to `partner`, and returns the `n` numbers that `partner` sends
+    /// meanwhile. There is no message, or no answer, where it would be empty.
+    ///
+    /// # Errors
+    /// When the numbers cannot be sent, or memory does not suffice.
+    fn exchange(&self, partner: usize, message: Option<&Tensor>, n: usize) -> Result<Option<Tensor>>;
 }
 
 /// The ranks of a run, as one of them sees them.
@@ -46,12 +63,14 @@ pub trait Transport: Debug + Send + Sync {
 pub struct Ranks {
     /// None where one process trains alone.
     transport: Option<Arc<dyn Transport>>,
+    /// None where numbers are exchanged through the memory of the CPU.
+    gpus: Option<Arc<dyn GpuTransport>>,
     /// Nanoseconds spent waiting for other ranks.
     waited: Option<Arc<AtomicU64>>,
 }
 
 /// One process.
-pub static ALONE: Ranks = Ranks { transport: None, waited: None };
+pub static ALONE: Ranks = Ranks { transport: None, gpus: None, waited: None };
 
 impl Ranks {
     /// Ranks that `transport` connects.
@@ -61,7 +80,28 @@ impl Ranks {
     pub fn new(transport: Arc<dyn Transport>) -> Result<Self> {
         let size = transport.size();
         ensure!(size.is_power_of_two(), "there are {size} ranks; their number must be a power of two");
-        Ok(Self { transport: Some(transport).filter(|_| size > 1), waited: Some(Arc::default()) })
+        Ok(Self { transport: Some(transport).filter(|_| size > 1), gpus: None, waited: Some(Arc::default()) })
+    }
+
+    /// These ranks, whose GPUs `gpus` connects: slices of vectors ([`Ranks::scatter_sum`]) then lie on them.
+    #[must_use]
+    pub fn with_gpus(self, gpus: Arc<dyn GpuTransport>) -> Self {
+        Self { gpus: Some(gpus), ..self }
+    }
+
+    /// These ranks, to exchange vectors that lie on `device`: with NCCL where each rank has a GPU of its own, in a binary that
+    /// was built with it. Every rank must call it.
+    ///
+    /// # Errors
+    /// When NCCL cannot connect the GPUs, or as [`Ranks::gather`].
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        #[cfg(feature = "nccl")]
+        if let (Device::Cuda(gpu), Some(transport)) = (device, &self.transport) {
+            let gpus = nccl::connected(self, Arc::clone(transport), gpu)?;
+            return Ok(gpus.map_or_else(|| self.clone(), |gpus| self.clone().with_gpus(Arc::new(gpus))));
+        }
+        let _ = device;
+        Ok(self.clone())
     }
 
     /// The number of this rank.

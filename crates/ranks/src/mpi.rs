@@ -66,6 +66,16 @@ impl Transport for MpiRank {
         }
         Ok(())
     }
+
+    fn wait_for(&self, partner: usize, begun: Instant) {
+        if begun.elapsed() > self.limit {
+            (self.report)(&format!("rank {partner} did not answer rank {} for {} s", self.rank, self.limit.as_secs()));
+            SimpleCommunicator::world().abort(1);
+        }
+        if begun.elapsed() > SPIN {
+            std::thread::sleep(PAUSE);
+        }
+    }
 }
 
 impl MpiRank {
@@ -88,21 +98,11 @@ impl MpiRank {
                     Err(request) => Some(request),
                 });
                 send = send.and_then(|request| request.test().err());
-                if begun.elapsed() > self.limit {
-                    self.give_up(partner);
-                }
-                if begun.elapsed() > SPIN {
-                    std::thread::sleep(PAUSE);
-                }
+                self.wait_for(partner, begun);
             }
             received as usize
         });
         ensure!(received == expected, "rank {partner} sent {received} bytes instead of {expected}");
         Ok(())
-    }
-
-    fn give_up(&self, partner: usize) -> ! {
-        (self.report)(&format!("rank {partner} did not answer rank {} for {} s", self.rank, self.limit.as_secs()));
-        SimpleCommunicator::world().abort(1)
     }
 }

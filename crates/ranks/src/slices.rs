@@ -1,12 +1,15 @@
 //! Sums of long vectors over ranks, of which each rank keeps a slice.
 
-use crate::Ranks;
-use anyhow::Result;
+use crate::{GpuTransport, Ranks};
+use anyhow::{Context, Result};
+use candle_core::Tensor;
 use std::ops::Range;
 use std::time::Instant;
 
 /// Numbers that are sent at a time: 4 MiB.
 const BUCKET: usize = 1 << 20;
+/// The same from a GPU, which waits longer for each message: 64 MiB.
+const GPU_BUCKET: usize = 1 << 24;
 
 /// A vector of f32 that need not lie in one piece.
 pub trait Numbers {
@@ -22,6 +25,18 @@ pub trait Numbers {
     /// # Errors
     /// When the numbers cannot be changed.
     fn take_in(&mut self, range: Range<usize>, values: &[f32]) -> Result<()>;
+
+    /// The numbers of `range`, which is not empty, where they lie.
+    ///
+    /// # Errors
+    /// As [`Numbers::read`].
+    fn tensor(&self, range: Range<usize>) -> Result<Tensor>;
+
+    /// As [`Numbers::take_in`], of `values` that lie on the same device.
+    ///
+    /// # Errors
+    /// As [`Numbers::take_in`].
+    fn take_in_tensor(&mut self, range: Range<usize>, values: &Tensor) -> Result<()>;
 }
 
 /// The number of the slice that `rank` of `size` ranks keeps: its bits in the other order, since the first partner is the
@@ -82,9 +97,12 @@ impl Ranks {
         let Some(transport) = &self.transport else { return Ok(()) };
         let range = |slices: &Range<usize>| bounds[slices.start]..bounds[slices.end];
         let (mut sent, mut received) = (range(sent), range(received));
+        if let Some(gpus) = &self.gpus {
+            return exchange_on_gpus(&**gpus, partner, numbers, (sent, received));
+        }
         let (mut message, mut answer) = (Vec::new(), Vec::new());
         while !(sent.is_empty() && received.is_empty()) {
-            let (out, into) = (first(&mut sent), first(&mut received));
+            let (out, into) = (first(&mut sent, BUCKET), first(&mut received, BUCKET));
             message.resize(out.len(), 0.0f32);
             answer.resize(into.len(), 0.0f32);
             numbers.read(out, &mut message)?;
@@ -95,16 +113,35 @@ impl Ranks {
     }
 }
 
-/// Takes the next bucket off `range`.
-fn first(range: &mut Range<usize>) -> Range<usize> {
-    let end = range.end.min(range.start + BUCKET);
+/// Sends the numbers of `sent` to `partner`, and takes in what it has at `received`.
+fn exchange_on_gpus(
+    gpus: &dyn GpuTransport,
+    partner: usize,
+    numbers: &mut impl Numbers,
+    (mut sent, mut received): (Range<usize>, Range<usize>),
+) -> Result<()> {
+    while !(sent.is_empty() && received.is_empty()) {
+        let (out, into) = (first(&mut sent, GPU_BUCKET), first(&mut received, GPU_BUCKET));
+        let message = (!out.is_empty()).then(|| numbers.tensor(out)).transpose()?;
+        let answer = gpus.exchange(partner, message.as_ref(), into.len())?;
+        if !into.is_empty() {
+            numbers.take_in_tensor(into, &answer.context("the partner sent nothing")?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes the next bucket of up to `n` numbers off `range`.
+fn first(range: &mut Range<usize>, n: usize) -> Range<usize> {
+    let end = range.end.min(range.start + n);
     std::mem::replace(&mut range.start, end)..end
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::thread_ranks;
+    use crate::{thread_ranks, with_tensors};
+    use candle_core::Device;
 
     struct Vector {
         numbers: Vec<f32>,
@@ -121,6 +158,14 @@ mod tests {
             let numbers = self.numbers[range].iter_mut().zip(values);
             numbers.for_each(|(number, x)| *number = if self.adds { *number + x } else { *x });
             Ok(())
+        }
+
+        fn tensor(&self, range: Range<usize>) -> Result<Tensor> {
+            Ok(Tensor::from_slice(&self.numbers[range.clone()], range.len(), &Device::Cpu)?)
+        }
+
+        fn take_in_tensor(&mut self, range: Range<usize>, values: &Tensor) -> Result<()> {
+            self.take_in(range, &values.to_vec1::<f32>()?)
         }
     }
 
@@ -145,12 +190,13 @@ mod tests {
         let n = 2 * BUCKET + 1234;
         let leaves: Vec<Vec<f32>> = (0..8).map(|number| leaf(number, n)).collect();
         let expected = tree(&leaves);
-        for size in [1, 2, 4, 8] {
+        for (size, as_tensors) in [1, 2, 4, 8].into_iter().flat_map(|size| [(size, false), (size, true)]) {
             let mut bounds: Vec<usize> = (0..=size).map(|i| n * i * i / (size * size)).collect();
             if size > 2 {
                 bounds[1] = bounds[2];
             }
             let found = thread_ranks(size, |ranks| {
+                let ranks = if as_tensors { with_tensors(ranks) } else { ranks };
                 let of_each = 8 / size;
                 let numbers = tree(&leaves[ranks.rank() * of_each..][..of_each]);
                 let mut vector = Vector { numbers, adds: true };

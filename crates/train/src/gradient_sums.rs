@@ -5,6 +5,7 @@
 //! with the tree between them ([`gptkit_ranks`]).
 
 use anyhow::Result;
+use candle_core::Tensor;
 use gptkit_ops::{Parameter, TakenGradient};
 use gptkit_ranks::Numbers;
 use std::ops::Range;
@@ -110,6 +111,29 @@ impl Numbers for JoinedNumbers<'_> {
             let taken_in = match self.of {
                 JoinedOf::Gradients => parameter.add_to_gradient(from, &values[part]),
                 JoinedOf::Weights => parameter.write_weights(from, &values[part]),
+            };
+            Ok(taken_in?)
+        })
+    }
+
+    fn tensor(&self, range: Range<usize>) -> Result<Tensor> {
+        let mut parts = Vec::new();
+        self.each(range, |parameter, from, part| {
+            parts.push(match self.of {
+                JoinedOf::Gradients => parameter.gradient_part(from, part.len())?,
+                JoinedOf::Weights => parameter.weights_part(from, part.len())?,
+            });
+            Ok(())
+        })?;
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+
+    fn take_in_tensor(&mut self, range: Range<usize>, values: &Tensor) -> Result<()> {
+        self.each(range, |parameter, from, part| {
+            let values = values.narrow(0, part.start, part.len())?;
+            let taken_in = match self.of {
+                JoinedOf::Gradients => parameter.add_gradient_part(from, &values),
+                JoinedOf::Weights => parameter.write_weights_part(from, &values),
             };
             Ok(taken_in?)
         })

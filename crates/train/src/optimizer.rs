@@ -55,19 +55,21 @@ impl Optimizer {
     /// Moments of zero for every parameter that is not frozen; for the slice of this one of `ranks`.
     ///
     /// # Errors
-    /// When Muon is asked for and no matrix of a layer is trained, or memory does not suffice.
-    pub fn new(params: &Params, config: &TrainConfig, ranks: &Ranks) -> Result<Self> {
+    /// When Muon is asked for and no matrix of a layer is trained, memory does not suffice, or the GPUs of the ranks cannot be
+    /// connected.
+    pub fn new(params: &Params, config: &TrainConfig, ranks: &Ranks) -> anyhow::Result<Self> {
         let kind = config.optimizer;
         let trained = params.iter().filter(|(_, parameter)| !parameter.is_frozen());
         let trained: Vec<(&str, &Arc<Parameter>)> = trained.collect();
         let matrices = |name: &str| n_matrices(name).filter(|_| kind == OptimizerKind::Muon);
         if kind == OptimizerKind::Muon && !trained.iter().any(|(name, _)| matrices(name).is_some()) {
-            bail!(
+            anyhow::bail!(
                 "train.optimizer = \"muon\" updates weight matrices of layers, but none of them is trained\n  hint: \
                  use train.optimizer = \"adamw\""
             );
         }
-        let exchange = Exchange::new(&trained, |name| matrices(name).is_some(), ranks);
+        let device = trained.first().map_or(&Device::Cpu, |(_, parameter)| parameter.var().device());
+        let exchange = Exchange::new(&trained, |name| matrices(name).is_some(), &ranks.on(device)?);
         let slot = |(i, (name, parameter)): (usize, &(&str, &Arc<Parameter>))| {
             let own = exchange.own(i);
             let (weights, device) = (parameter.var(), parameter.var().device());
