@@ -3,7 +3,7 @@
 use crate::data_args::ConfigArgs;
 use crate::device::{DeviceChoice, DtypeChoice};
 use crate::plan_ppo;
-use crate::plan_text::{limit_and_whose, shape};
+use crate::plan_text::shape;
 use crate::presets;
 use crate::ui::{Ui, Usage};
 use anyhow::Result;
@@ -12,6 +12,8 @@ use clap::{Args, ValueEnum};
 use gptkit_data::format::{estimated_duration, needed_bytes};
 use gptkit_data::progress::{Progress, Unit, grouped};
 use gptkit_train::PretrainConfig;
+use gptkit_train::machine;
+use gptkit_train::memory::Place;
 use gptkit_train::plan::{TrainingPlan, measure, settings_that_fit};
 use gptkit_train::pretrain::settle;
 use gptkit_train::sharing::{ExchangeSizes, Sharing, TENSOR};
@@ -42,10 +44,10 @@ pub(crate) struct PlanCommand {
     /// Share of the peak throughput that training reaches (model FLOPs utilization), from 0 to 1
     #[arg(long, value_name = "Y", requires = "devices", default_value_t = 0.4, value_parser = share)]
     mfu: f64,
-    /// Memory of one device, in GB (10^9 bytes) [default: this machine's]
+    /// Memory of one device, in GB (10^9 bytes) [default: that of this machine or its GPU]
     #[arg(long, value_name = "GB", value_parser = positive)]
     memory: Option<f64>,
-    /// Device to measure
+    /// Device to measure, and whose memory to estimate; with `--devices`, `cuda` estimates that of an NVIDIA GPU anywhere
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
     /// Data type for matrix multiplications [default: the configuration's, auto]
@@ -68,6 +70,32 @@ fn positive(text: &str) -> Result<f64, String> {
 
 fn share(text: &str) -> Result<f64, String> {
     positive(text).ok().filter(|&x| x <= 1.0).ok_or_else(|| "use a number above 0 and up to 1".to_owned())
+}
+
+/// What a run is planned for.
+enum PlannedFor {
+    /// A device of this machine, which is measured.
+    Here(Device),
+    /// Devices of which only the speed is known, and their kind.
+    Devices(Devices, Place),
+}
+
+impl PlannedFor {
+    fn place(&self) -> Place {
+        match self {
+            Self::Here(device) => Place::of(device),
+            Self::Devices(_, place) => *place,
+        }
+    }
+
+    /// Bytes of memory of a device, where they are known.
+    fn memory(&self) -> Result<Option<u64>> {
+        Ok(match self {
+            Self::Here(Device::Cuda(gpu)) => Some(gptkit_ops::gpu_memory(gpu)?),
+            Self::Devices(_, Place::Gpu) => None,
+            _ => Some(machine::memory()),
+        })
+    }
 }
 
 /// Work and time on devices that are not here.
@@ -95,7 +123,14 @@ impl PlanCommand {
             .devices
             .zip(self.device_tflops)
             .map(|(n, tflops)| Devices { n, flops_per_s: f64::from(n) * tflops * 1e12 * self.mfu });
-        print(config, self.init.as_deref(), devices.as_ref(), memory, &self.device.open()?, ui)
+        let there = match (devices, self.device) {
+            (Some(devices), device) => {
+                let place = if device == DeviceChoice::Cuda { Place::Gpu } else { Place::Processor };
+                PlannedFor::Devices(devices, place)
+            }
+            (None, device) => PlannedFor::Here(device.open()?),
+        };
+        print(config, self.init.as_deref(), &there, memory, ui)
     }
 
     /// Refuses options on text, tokenizer and time: for PPO only shapes are read, and nothing is measured.
@@ -116,25 +151,33 @@ impl PlanCommand {
 
 /// The plan of `config` on this machine.
 pub(crate) fn print_here(config: PretrainConfig, init: Option<&Path>, device: &Device, ui: &Ui) -> Result<()> {
-    print(config, init, None, None, device, ui)
+    print(config, init, &PlannedFor::Here(device.clone()), None, ui)
 }
 
 fn print(
     mut config: PretrainConfig,
     init: Option<&Path>,
-    devices: Option<&Devices>,
+    there: &PlannedFor,
     memory: Option<u64>,
-    device: &Device,
     ui: &Ui,
 ) -> Result<()> {
     let rows_per_epoch = settle(&mut config, init, ui)?;
-    let plan = TrainingPlan::new(&config.model, &config.train, rows_per_epoch);
+    let plan = TrainingPlan::new(&config.model, &config.train, rows_per_epoch, there.place());
+    let memory = match memory {
+        Some(bytes) => Some((bytes, "on the device")),
+        None => {
+            let whose = if there.place() == Place::Gpu { "on the GPU" } else { "on this machine" };
+            there.memory()?.map(|bytes| (bytes, whose))
+        }
+    };
     ui.result(&(shape("model", &config.model) + &memory_table(&config, &plan, memory)))?;
-    if let Some(devices) = devices.filter(|devices| devices.n > 1) {
+    if let PlannedFor::Devices(devices, _) = there
+        && devices.n > 1
+    {
         ui.result(&of_each(&config, &plan, devices))?;
     }
-    let time = match devices {
-        Some(devices) => {
+    let time = match there {
+        PlannedFor::Devices(devices, _) => {
             let seconds = plan.total_flops() / devices.flops_per_s;
             format!(
                 "{} on {} devices with {} TFLOP/s in total",
@@ -143,7 +186,7 @@ fn print(
                 rounded(devices.flops_per_s / 1e12)
             )
         }
-        None => {
+        PlannedFor::Here(device) => {
             let task = ui.task("measuring this machine", None, Unit::Items);
             let speed = measure(&config.model, &config.train, device)?;
             drop(task);
@@ -160,13 +203,14 @@ fn print(
     ui.result(&(work(&config, &plan) + &format!("time         {time}\n")))
 }
 
-fn memory_table(config: &PretrainConfig, plan: &TrainingPlan, limit: Option<u64>) -> String {
+/// `limit`: the bytes of memory that a run may use, and where they are.
+fn memory_table(config: &PretrainConfig, plan: &TrainingPlan, limit: Option<(u64, &str)>) -> String {
     let memory = &plan.memory;
-    let (limit, whose) = limit_and_whose(limit);
+    let available = limit.map(|(limit, whose)| format!("; {} available {whose}", needed_bytes(limit)));
     let mut text = format!(
-        "memory       {} at the peak of a step; {} available {whose}\n",
+        "memory       {} at the peak of a step{}\n",
         needed_bytes(memory.total()),
-        needed_bytes(limit)
+        available.unwrap_or_default()
     );
     for (part, bytes) in [
         ("weights", memory.weights),
@@ -180,9 +224,11 @@ fn memory_table(config: &PretrainConfig, plan: &TrainingPlan, limit: Option<u64>
     ] {
         text += &format!("  {part:11}{:>11}\n", needed_bytes(bytes));
     }
-    if memory.total() > limit {
+    if let Some((limit, _)) = limit
+        && memory.total() > limit
+    {
         let fixed = memory.weights + memory.packed + memory.gradients + memory.optimizer;
-        text += &match settings_that_fit(&config.model, &config.train, limit) {
+        text += &match settings_that_fit(&config.model, &config.train, (limit, memory.place)) {
             Some(set) => format!("  does not fit; it fits with --set {}\n", set.join(" --set ")),
             None => format!(
                 "  does not fit: weights, gradients and optimizer alone take {}; lower model.n_layer or model.d_model\n",

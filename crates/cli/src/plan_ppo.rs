@@ -1,6 +1,6 @@
 //! `gptkit plan --stage ppo`
 
-use crate::plan_text::{limit_and_whose, shape};
+use crate::plan_text::shape;
 use crate::presets;
 use crate::ui::{Ui, Usage};
 use anyhow::{Context, Result};
@@ -10,7 +10,7 @@ use gptkit_model::ModelConfig;
 use gptkit_model::load::{load_config, may_be_model};
 use gptkit_rl::PpoConfig;
 use gptkit_rl::plan::{Phase, Plan, settings_that_fit};
-use gptkit_train::PretrainConfig;
+use gptkit_train::{PretrainConfig, machine};
 use std::path::Path;
 
 /// The plan of the configuration `given` with `set`, for models of the shapes that `policy` and `reward` have.
@@ -64,7 +64,7 @@ fn model(flag: &str, named: Option<&Path>) -> Result<ModelConfig> {
 }
 
 fn memory_table(config: &PpoConfig, plan: &Plan, [policy, reward]: [&ModelConfig; 2], limit: Option<u64>) -> String {
-    let (limit, whose) = limit_and_whose(limit);
+    let (limit, whose) = limit.map_or_else(|| (machine::memory(), "on this machine"), |limit| (limit, "on the device"));
     let mut text = format!(
         "memory       {} at the peak, {}; {} available {whose}\n",
         needed_bytes(plan.peak()),

@@ -2,7 +2,6 @@
 
 use gptkit_data::progress::grouped;
 use gptkit_model::{Kind, ModelConfig};
-use gptkit_train::machine;
 
 /// Two lines on a model: its architecture beside `name`, and its number of parameters.
 pub(crate) fn shape(name: &str, m: &ModelConfig) -> String {
@@ -22,12 +21,4 @@ pub(crate) fn shape(name: &str, m: &ModelConfig) -> String {
         m.vocab_size,
         grouped(m.n_params())
     )
-}
-
-/// The bytes of memory that a run may use, and where they are: `limit` on a device, else those of this machine.
-pub(crate) fn limit_and_whose(limit: Option<u64>) -> (u64, &'static str) {
-    match limit {
-        Some(limit) => (limit, "on the device"),
-        None => (machine::memory(), "on this machine"),
-    }
 }

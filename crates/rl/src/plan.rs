@@ -4,7 +4,7 @@ use crate::config::{PpoConfig, ValueInit};
 use gptkit_model::{LoraConfig, ModelConfig};
 use gptkit_ops::{Precision, scores_bytes};
 use gptkit_train::config::Recompute;
-use gptkit_train::memory::{Memory, StepPortion, sum};
+use gptkit_train::memory::{Memory, Place, StepPortion, sum};
 use gptkit_train::schedule::Schedule;
 
 /// What a run will take, on a processor. Lengths of prompts are not known: every sequence counts as the longest that fits.
@@ -138,7 +138,7 @@ impl Plan {
 
     /// The program, and what its allocator holds between tensors.
     pub fn overhead(&self) -> u64 {
-        Memory::overhead(sum([self.standing, self.busiest().1]))
+        Place::Processor.overhead(sum([self.standing, self.busiest().1]))
     }
 
     /// Bytes at the peak.

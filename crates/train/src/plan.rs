@@ -3,7 +3,7 @@
 use crate::config::{Recompute, TrainConfig};
 use crate::language_modeling::LanguageModeling;
 use crate::machine;
-use crate::memory::{Memory, matrices};
+use crate::memory::{Memory, Place, matrices};
 use crate::schedule::Schedule;
 use crate::trainer::Trainer;
 use anyhow::{Result, ensure};
@@ -71,12 +71,12 @@ impl Flops {
 
 impl TrainingPlan {
     /// The plan of a run of `train` on `model`, whose vocabulary is known, and on text with `rows_per_epoch` windows.
-    pub fn new(model: &ModelConfig, train: &TrainConfig, rows_per_epoch: u64) -> Self {
+    pub fn new(model: &ModelConfig, train: &TrainConfig, rows_per_epoch: u64, place: Place) -> Self {
         let schedule = Schedule::new(train, model.context, rows_per_epoch);
         let n_steps = schedule.n_steps();
         let validation = (train.eval_windows * model.context) as u64;
         Self {
-            memory: Memory::of(model, train),
+            memory: Memory::of(model, train, place),
             flops: Flops::of(model, train),
             n_tokens: schedule.n_tokens(),
             n_steps,
@@ -127,15 +127,19 @@ impl RunEstimate {
     }
 }
 
-/// The settings, as `--set` takes them, with which a step of `train` on `model` fits into `limit` bytes at the least cost: a
+/// The settings, as `--set` takes them, with which a step of `train` on `model` fits into `limit` bytes of a place at the least cost: a
 /// smaller micro-batch costs little, recomputed blocks a third more time. `None` when no settings fit.
-pub fn settings_that_fit(model: &ModelConfig, train: &TrainConfig, limit: u64) -> Option<Vec<String>> {
+pub fn settings_that_fit(
+    model: &ModelConfig,
+    train: &TrainConfig,
+    (limit, place): (u64, Place),
+) -> Option<Vec<String>> {
     let batch = train.batch_size;
     let micros: Vec<usize> = (1..=train.micro_batch()).rev().filter(|&m| batch.is_multiple_of(m)).collect();
     for recompute in [train.recompute, Recompute::Blocks] {
         for &micro in &micros {
             let smaller = TrainConfig { micro_batch: Some(micro), recompute, ..train.clone() };
-            if Memory::of(model, &smaller).total() <= limit {
+            if Memory::of(model, &smaller, place).total() <= limit {
                 let mut set = vec![format!("train.micro_batch={micro}")];
                 if recompute != train.recompute {
                     set.push("train.recompute=blocks".to_owned());
@@ -270,7 +274,7 @@ mod tests {
     #[test]
     fn the_work_of_gpt3_is_the_papers() {
         let gpt3 = gpt3_175b();
-        let plan = TrainingPlan::new(&gpt3.model, &gpt3.train, 1);
+        let plan = TrainingPlan::new(&gpt3.model, &gpt3.train, 1, Place::Processor);
         let weights = plan.flops.weights * plan.n_tokens as f64;
         assert!((weights / 3.14e23 - 1.0).abs() < 0.01, "{weights:e}");
         assert!((weights / (1e15 * 86400.0) / 3640.0 - 1.0).abs() < 0.01);
@@ -303,13 +307,19 @@ mod tests {
             "model": { "kind": "gpt2", "n_layer": 12, "n_head": 12, "d_model": 768, "context": 1024, "vocab_size": 50257 },
             "train": { "length": "1B tokens", "batch_size": 12, "lr": 6e-4, "dtype": "f32" },
         }));
-        assert!(Memory::of(&config.model, &config.train).total() > 7 << 30);
-        assert_eq!(settings_that_fit(&config.model, &config.train, 6 << 30).unwrap(), ["train.micro_batch=6"]);
-        let tight = settings_that_fit(&config.model, &config.train, 3_500 << 20).unwrap();
+        assert!(Memory::of(&config.model, &config.train, Place::Processor).total() > 7 << 30);
+        assert_eq!(
+            settings_that_fit(&config.model, &config.train, (6 << 30, Place::Processor)).unwrap(),
+            ["train.micro_batch=6"]
+        );
+        let tight = settings_that_fit(&config.model, &config.train, (3_500 << 20, Place::Processor)).unwrap();
         assert_eq!(tight, ["train.micro_batch=1", "train.recompute=blocks"]);
-        assert_eq!(settings_that_fit(&config.model, &config.train, 1 << 30), None);
+        assert_eq!(settings_that_fit(&config.model, &config.train, (1 << 30, Place::Processor)), None);
         config.train.micro_batch = Some(1);
-        assert_eq!(settings_that_fit(&config.model, &config.train, 6 << 30).unwrap(), ["train.micro_batch=1"]);
+        assert_eq!(
+            settings_that_fit(&config.model, &config.train, (6 << 30, Place::Processor)).unwrap(),
+            ["train.micro_batch=1"]
+        );
     }
 
     #[test]

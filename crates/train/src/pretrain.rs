@@ -6,7 +6,7 @@ use crate::language_modeling::{HeldOutSource, Mixture};
 use crate::learner::{Learner, Supervised};
 use crate::machine;
 use crate::masked::{MASK_RATE, Masking, rows_of_vocabulary};
-use crate::memory::Memory;
+use crate::memory::{Memory, Place};
 use crate::plan::{RunEstimate, settings_that_fit};
 use crate::request::RunRequest;
 use crate::resume::Resumable;
@@ -366,9 +366,9 @@ pub fn settle(config: &mut PretrainConfig, init: Option<&Path>, progress: &dyn P
 
 /// Says before the first step that memory will not suffice.
 fn warn_of_memory(config: &PretrainConfig, context: &RunContext) {
-    let (needed, here) = (Memory::of(&config.model, &config.train).total(), machine::memory());
+    let (needed, here) = (Memory::of(&config.model, &config.train, Place::Processor).total(), machine::memory());
     if context.device.is_cpu() && needed > here {
-        let way = settings_that_fit(&config.model, &config.train, here)
+        let way = settings_that_fit(&config.model, &config.train, (here, Place::Processor))
             .map(|set| format!(": use --set {}", set.join(" --set ")));
         context.progress.warn(&format!(
             "a step needs about {:.1} GB of memory, but this machine has {:.1} GB{}",

@@ -37,7 +37,7 @@ impl Sharing {
             }
         };
         let parts = sum(parts);
-        parts.saturating_add(Memory::overhead(parts))
+        parts.saturating_add(whole.place.overhead(parts))
     }
 }
 
@@ -77,6 +77,7 @@ impl ExchangeSizes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Place;
 
     /// Sizes of 32 weights and more, of which those of layers are sent early.
     #[test]
@@ -109,7 +110,7 @@ mod tests {
         let model: ModelConfig = serde_json::from_value(shape).unwrap();
         let train =
             serde_json::from_value(serde_json::json!({ "length": "1 steps", "batch_size": 1, "lr": 1.0 })).unwrap();
-        let whole = Memory::of(&model, &train);
+        let whole = Memory::of(&model, &train, Place::Processor);
         let ways = [Sharing::Replicated, Sharing::Zero1, Sharing::Zero3, Sharing::Zero3Tensor];
         let bytes = ways.map(|way| way.bytes(&model, &whole, 64));
         assert!(bytes.is_sorted_by(|a, b| a > b), "{bytes:?}");

@@ -11,7 +11,7 @@ use crate::config::TrainConfig;
 use crate::context::RunContext;
 use crate::fit::{Fit, Summary};
 use crate::learner::{Keep, Learner};
-use crate::memory::Memory;
+use crate::memory::{Memory, Place};
 use crate::metric_charts;
 use crate::plan::{self, Flops, RunEstimate};
 use crate::resume::Resumable;
@@ -98,7 +98,8 @@ pub trait Stage {
     /// Memory of a step on one of `ranks` in bytes, by which a run that cannot fit is refused before it begins.
     fn memory(&self, model: &Model<Self::Parts>, data: &StageData<Self>, ranks: &Ranks) -> u64 {
         let context = model.config.context.min(data.tokens_per_row);
-        Memory::of(&ModelConfig { context, ..model.config.clone() }, &self.train().of_rank(ranks)).total()
+        Memory::of(&ModelConfig { context, ..model.config.clone() }, &self.train().of_rank(ranks), Place::Processor)
+            .total()
     }
 
     /// Floating-point operations of the run, from which its time is estimated; `None` where they are not known before.

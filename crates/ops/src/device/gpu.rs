@@ -119,13 +119,18 @@ mod without {
         Ok(0)
     }
 
+    /// None: there is no GPU that can be used.
+    pub fn gpu_memory(_: &CudaDevice) -> Result<u64> {
+        Ok(0)
+    }
+
     /// Does nothing.
     pub(crate) fn keep_freed_memory(_: &CudaDevice) -> Result<()> {
         Ok(())
     }
 }
 #[cfg(not(feature = "cuda"))]
-pub use without::gpu_count;
+pub use without::{gpu_count, gpu_memory};
 #[cfg(not(feature = "cuda"))]
 pub(crate) use without::{keep_freed_memory, launch, multiply_into};
 
@@ -133,6 +138,7 @@ pub(crate) use without::{keep_freed_memory, launch, multiply_into};
 mod with {
     use crate::device::gpu::{IS_TF32_ALLOWED, KernelArgument, KernelDropout, KernelGrid, Ordering};
     use candle_core::cuda_backend::cudarc::cublas::{result, sys as blas};
+    use candle_core::cuda_backend::cudarc::driver::result as driver;
     use candle_core::cuda_backend::cudarc::driver::{
         CudaContext, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, sys,
     };
@@ -153,6 +159,16 @@ mod with {
     /// When there is no driver.
     pub fn gpu_count() -> Result<usize> {
         Ok(CudaContext::device_count().map_err(Error::wrap)?.try_into().unwrap_or(0))
+    }
+
+    /// The memory of a GPU, in bytes.
+    ///
+    /// # Errors
+    /// When the driver does not say.
+    pub fn gpu_memory(device: &CudaDevice) -> Result<u64> {
+        device.cuda_stream().context().bind_to_thread().map_err(Error::wrap)?;
+        let (_, bytes) = driver::mem_get_info().map_err(Error::wrap)?;
+        Ok(bytes as u64)
     }
 
     /// Runs kernel `name` on `arguments`, after what was launched before.
@@ -357,6 +373,6 @@ mod with {
     }
 }
 #[cfg(feature = "cuda")]
-pub use with::gpu_count;
+pub use with::{gpu_count, gpu_memory};
 #[cfg(feature = "cuda")]
 pub(crate) use with::{keep_freed_memory, launch, multiply_into};

@@ -12,9 +12,19 @@ use std::sync::Arc;
 /// Bytes of scores that exist at a time; their gradient takes half as many more.
 const SCORES: usize = 768 << 20;
 
+/// Rows that are scored together at most, of `v` scores each.
+fn rows_together(v: usize) -> usize {
+    (SCORES / (size_of::<f32>() * v.max(1)) / 64 * 64).max(64)
+}
+
+/// Bytes of scores that exist at a time, with their gradient, where a GPU computes the loss of `n` tokens.
+pub fn gpu_scores_bytes(n: usize, v: usize, precision: Precision) -> u64 {
+    rows_together(v).min(n) as u64 * v as u64 * (size_of::<f32>() + precision.bytes()) as u64
+}
+
 /// Rows that are scored together: first and count of each part of `n`.
 fn parts(n: usize, v: usize) -> impl Iterator<Item = (usize, usize)> {
-    let rows = (SCORES / (size_of::<f32>() * v.max(1)) / 64 * 64).max(64);
+    let rows = rows_together(v);
     (0..n).step_by(rows).map(move |first| (first, rows.min(n - first)))
 }
 
