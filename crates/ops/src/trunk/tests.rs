@@ -105,6 +105,31 @@ fn the_loops_agree_with_candles_operations_forward_and_backward() {
     }
 }
 
+/// Output and gradients of both paths differ by a millionth of their size at most: they add in other orders.
+#[test]
+fn the_path_of_other_devices_computes_what_the_cpus_loops_do() {
+    let length = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+    for (norm_first, drops) in [true, false].into_iter().flat_map(|first| [(first, vec![]), (first, drops())]) {
+        let Model { trunk, parameters } = model(norm_first);
+        let (x, dy) = (Var::from_tensor(&draw(90, &[2, 7, D])).unwrap(), draw(91, &[2, 7, D]));
+        let [expected, found] = PATHS.map(|forward| {
+            let saved = SaveForBackward::All;
+            let y = forward(&trunk, x.as_tensor(), &windows(2, 7), Precision::F32, &drops, saved).unwrap();
+            let grads = (&y * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+            let mut results = vec![("y".to_owned(), y.detach()), ("dx".to_owned(), grads.get(&x).unwrap().clone())];
+            for (name, parameter) in &parameters {
+                results.push((name.clone(), parameter.gradient().unwrap()));
+                parameter.clear_gradient();
+            }
+            results
+        });
+        for ((name, expected), (_, found)) in expected.iter().zip(&found) {
+            let apart = length(&(expected - found).unwrap()) / length(expected);
+            assert!(apart <= 1e-6, "{name}: {apart:e}");
+        }
+    }
+}
+
 /// bf16 rounds what products read to 8 bits: a few parts in a hundred of the largest, never another sign of the whole.
 #[test]
 fn bf16_stays_near_f32() {
