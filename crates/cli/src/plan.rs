@@ -47,7 +47,8 @@ pub(crate) struct PlanCommand {
     /// Memory of one device, in GB (10^9 bytes) [default: that of this machine or its GPU]
     #[arg(long, value_name = "GB", value_parser = positive)]
     memory: Option<f64>,
-    /// Device to measure, and whose memory to estimate; with `--devices`, `cuda` estimates that of an NVIDIA GPU anywhere
+    /// Device that is measured and whose memory is estimated; with `--devices`, no device is measured, and `cuda` estimates the
+    /// memory of an NVIDIA GPU
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
     /// Data type for matrix multiplications [default: the configuration's, auto]
