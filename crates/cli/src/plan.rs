@@ -73,28 +73,28 @@ fn share(text: &str) -> Result<f64, String> {
     positive(text).ok().filter(|&x| x <= 1.0).ok_or_else(|| "use a number above 0 and up to 1".to_owned())
 }
 
-/// What a run is planned for.
-enum PlannedFor {
+/// The devices that a plan is made for.
+enum PlannedDevices {
     /// A device of this machine, which is measured.
     Here(Device),
     /// Devices of which only the speed is known, and their kind.
-    Devices(Devices, Place),
+    Elsewhere(Devices, Place),
 }
 
-impl PlannedFor {
+impl PlannedDevices {
     fn place(&self) -> Place {
         match self {
             Self::Here(device) => Place::of(device),
-            Self::Devices(_, place) => *place,
+            Self::Elsewhere(_, place) => *place,
         }
     }
 
-    /// Bytes of memory of a device, where they are known.
-    fn memory(&self) -> Result<Option<u64>> {
+    /// The bytes of memory that a run may use, if they are known, and where they are.
+    fn memory(&self) -> Result<Option<(u64, &'static str)>> {
         Ok(match self {
-            Self::Here(Device::Cuda(gpu)) => Some(gptkit_ops::gpu_memory(gpu)?),
-            Self::Devices(_, Place::Gpu) => None,
-            _ => Some(machine::memory()),
+            Self::Here(Device::Cuda(gpu)) => Some((gptkit_ops::gpu_memory(gpu)?, "on the GPU")),
+            Self::Elsewhere(_, Place::Gpu) => None,
+            _ => Some((machine::memory(), "on this machine")),
         })
     }
 }
@@ -124,14 +124,12 @@ impl PlanCommand {
             .devices
             .zip(self.device_tflops)
             .map(|(n, tflops)| Devices { n, flops_per_s: f64::from(n) * tflops * 1e12 * self.mfu });
-        let there = match (devices, self.device) {
-            (Some(devices), device) => {
-                let place = if device == DeviceChoice::Cuda { Place::Gpu } else { Place::Processor };
-                PlannedFor::Devices(devices, place)
-            }
-            (None, device) => PlannedFor::Here(device.open()?),
+        let planned = match devices {
+            Some(devices) if self.device == DeviceChoice::Cuda => PlannedDevices::Elsewhere(devices, Place::Gpu),
+            Some(devices) => PlannedDevices::Elsewhere(devices, Place::of(&self.device.open()?)),
+            None => PlannedDevices::Here(self.device.open()?),
         };
-        print(config, self.init.as_deref(), &there, memory, ui)
+        print(config, self.init.as_deref(), &planned, memory, ui)
     }
 
     /// Refuses options on text, tokenizer and time: for PPO only shapes are read, and nothing is measured.
@@ -152,33 +150,30 @@ impl PlanCommand {
 
 /// The plan of `config` on this machine.
 pub(crate) fn print_here(config: PretrainConfig, init: Option<&Path>, device: &Device, ui: &Ui) -> Result<()> {
-    print(config, init, &PlannedFor::Here(device.clone()), None, ui)
+    print(config, init, &PlannedDevices::Here(device.clone()), None, ui)
 }
 
 fn print(
     mut config: PretrainConfig,
     init: Option<&Path>,
-    there: &PlannedFor,
+    planned: &PlannedDevices,
     memory: Option<u64>,
     ui: &Ui,
 ) -> Result<()> {
     let rows_per_epoch = settle(&mut config, init, ui)?;
-    let plan = TrainingPlan::new(&config.model, &config.train, rows_per_epoch, there.place());
-    let memory = match memory {
+    let plan = TrainingPlan::new(&config.model, &config.train, rows_per_epoch, planned.place());
+    let limit = match memory {
         Some(bytes) => Some((bytes, "on the device")),
-        None => {
-            let whose = if there.place() == Place::Gpu { "on the GPU" } else { "on this machine" };
-            there.memory()?.map(|bytes| (bytes, whose))
-        }
+        None => planned.memory()?,
     };
-    ui.result(&(shape("model", &config.model) + &memory_table(&config, &plan, memory)))?;
-    if let PlannedFor::Devices(devices, _) = there
+    ui.result(&(shape("model", &config.model) + &memory_table(&config, &plan, limit)))?;
+    if let PlannedDevices::Elsewhere(devices, _) = planned
         && devices.n > 1
     {
         ui.result(&of_each(&config, &plan, devices))?;
     }
-    let time = match there {
-        PlannedFor::Devices(devices, _) => {
+    let time = match planned {
+        PlannedDevices::Elsewhere(devices, _) => {
             let seconds = plan.total_flops() / devices.flops_per_s;
             format!(
                 "{} on {} devices with {} TFLOP/s in total",
@@ -187,7 +182,7 @@ fn print(
                 rounded(devices.flops_per_s / 1e12)
             )
         }
-        PlannedFor::Here(device) => {
+        PlannedDevices::Here(device) => {
             let task = ui.task("measuring this machine", None, Unit::Items);
             let speed = measure(&config.model, &config.train, device)?;
             drop(task);
@@ -204,7 +199,7 @@ fn print(
     ui.result(&(work(&config, &plan) + &format!("time         {time}\n")))
 }
 
-/// `limit`: the bytes of memory that a run may use, and where they are.
+/// `limit`: as [`PlannedDevices::memory`] gives it.
 fn memory_table(config: &PretrainConfig, plan: &TrainingPlan, limit: Option<(u64, &str)>) -> String {
     let memory = &plan.memory;
     let available = limit.map(|(limit, whose)| format!("; {} available {whose}", needed_bytes(limit)));

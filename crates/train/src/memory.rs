@@ -91,12 +91,12 @@ impl PerToken {
         Self { block, passing: 9.0 * stored + 6.0 * full + or_none(dropout, full) }
     }
 
-    /// The same of a block on a GPU, whose numbers for products take `stored` bytes.
-    fn on_gpu(model: &ModelConfig, stored: f64) -> Self {
-        let full = 4.0;
+    /// The same on a GPU.
+    fn on_gpu(model: &ModelConfig, precision: Precision) -> Self {
         if model.kind == Kind::Lstm {
-            return Self { block: 7.0 * full, passing: 7.0 * full };
+            return Self::of(model, precision);
         }
+        let (full, stored) = (4.0, precision.bytes() as f64);
         // Two streams, or three where sums are normalized; what two products read, queries, keys and values, what attention mixes,
         // and the input and output of GELU.
         let wide = model.d_mlp() as f64 / model.d_model as f64;
@@ -104,6 +104,15 @@ impl PerToken {
         let block = full * streams + stored * (6.0 + 2.0 * wide);
         // Gradients of the streams, and of what products read and write in a half of the block.
         Self { block, passing: 4.0 * full + stored * (2.0 + 2.0 * wide) }
+    }
+
+    /// What all blocks keep.
+    fn kept(&self, model: &ModelConfig, recompute: Recompute) -> f64 {
+        match recompute {
+            // Their inputs, f32, and one block that is computed again.
+            Recompute::Blocks if model.kind != Kind::Lstm => model.n_layer as f64 * 4.0 + self.block,
+            _ => model.n_layer as f64 * self.block,
+        }
     }
 }
 
@@ -159,16 +168,13 @@ impl Memory {
         let params = model.n_params() as f64;
         let of_muon = or_none(train.optimizer == OptimizerKind::Muon, matrices(model));
         let table = model.vocab_size as f64 * model.d_model as f64;
-        let PerToken { block, passing } = PerToken::on_gpu(model, stored);
-        let blocks = model.n_layer as f64;
-        let kept = match train.recompute {
-            Recompute::Blocks if model.kind != Kind::Lstm => blocks * full + block,
-            _ => blocks * block,
-        };
+        let per_token = PerToken::on_gpu(model, precision);
+        let kept = per_token.kept(model, train.recompute);
         let width = tokens as f64 * model.d_model as f64;
         // The last stream and its norm, what is scored and its gradient.
         let ends = width * (2.0 * full + 2.0 * stored);
-        let (working, logits) = (width * passing, gptkit_ops::gpu_scores_bytes(tokens, model.vocab_size, precision));
+        let (working, logits) =
+            (width * per_token.passing, gptkit_ops::gpu_scores_bytes(tokens, model.vocab_size, precision));
         let done = Self {
             weights: (full * params) as u64,
             packed: or_none(precision == Precision::Bf16, stored * (matrices(model) + table)) as u64,
@@ -235,12 +241,9 @@ impl Memory {
 
     /// Activations that a forward pass over `tokens` saves for its backward pass, and the buffers of both.
     pub fn kept(model: &ModelConfig, train: &TrainConfig, tokens: usize) -> u64 {
-        let PerToken { block, passing } = PerToken::of(model, train.dtype.precision());
-        let kept = match train.recompute {
-            Recompute::Blocks if model.kind != Kind::Lstm => model.n_layer as f64 * 4.0 + block,
-            _ => model.n_layer as f64 * block,
-        };
-        (tokens as f64 * model.d_model as f64 * (kept + passing)) as u64
+        let per_token = PerToken::of(model, train.dtype.precision());
+        let kept = per_token.kept(model, train.recompute);
+        (tokens as f64 * model.d_model as f64 * (kept + per_token.passing)) as u64
     }
 
     /// At most what a pass over `tokens` works in where each block forgets what the one before it kept.

@@ -70,7 +70,7 @@ impl Flops {
 }
 
 impl TrainingPlan {
-    /// The plan of a run of `train` on `model`, whose vocabulary is known, and on text with `rows_per_epoch` windows.
+    /// The plan of a run of `train` at `place` on `model`, whose vocabulary is known, and on text with `rows_per_epoch` windows.
     pub fn new(model: &ModelConfig, train: &TrainConfig, rows_per_epoch: u64, place: Place) -> Self {
         let schedule = Schedule::new(train, model.context, rows_per_epoch);
         let n_steps = schedule.n_steps();
@@ -127,8 +127,8 @@ impl RunEstimate {
     }
 }
 
-/// The settings, as `--set` takes them, with which a step of `train` on `model` fits into `limit` bytes of a place at the least cost: a
-/// smaller micro-batch costs little, recomputed blocks a third more time. `None` when no settings fit.
+/// The settings, as `--set` takes them, with which a step of `train` on `model` fits into `limit` bytes of `place` at the least
+/// cost: a smaller micro-batch costs little, recomputed blocks a third more time. `None` when no settings fit.
 pub fn settings_that_fit(
     model: &ModelConfig,
     train: &TrainConfig,
