@@ -11,12 +11,16 @@ mod nccl;
 mod slices;
 #[cfg(any(test, feature = "testing"))]
 mod threads;
+#[cfg(any(test, feature = "testing"))]
+mod vectors;
 
 #[cfg(feature = "mpi")]
 pub use crate::mpi::mpi_ranks;
 pub use slices::{Numbers, slice_of};
 #[cfg(any(test, feature = "testing"))]
 pub use threads::{thread_ranks, with_tensors};
+#[cfg(any(test, feature = "testing"))]
+pub use vectors::{leaf, sum_of_ranks, tree_sum};
 
 use anyhow::{Result, ensure};
 use bytemuck::Pod;

@@ -139,57 +139,15 @@ fn first(range: &mut Range<usize>, n: usize) -> Range<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{thread_ranks, with_tensors};
-    use candle_core::Device;
-
-    struct Vector {
-        numbers: Vec<f32>,
-        adds: bool,
-    }
-
-    impl Numbers for Vector {
-        fn read(&self, range: Range<usize>, out: &mut [f32]) -> Result<()> {
-            out.copy_from_slice(&self.numbers[range]);
-            Ok(())
-        }
-
-        fn take_in(&mut self, range: Range<usize>, values: &[f32]) -> Result<()> {
-            let numbers = self.numbers[range].iter_mut().zip(values);
-            numbers.for_each(|(number, x)| *number = if self.adds { *number + x } else { *x });
-            Ok(())
-        }
-
-        fn tensor(&self, range: Range<usize>) -> Result<Tensor> {
-            Ok(Tensor::from_slice(&self.numbers[range.clone()], range.len(), &Device::Cpu)?)
-        }
-
-        fn take_in_tensor(&mut self, range: Range<usize>, values: &Tensor) -> Result<()> {
-            self.take_in(range, &values.to_vec1::<f32>()?)
-        }
-    }
-
-    /// Sums of which every order gives other bits.
-    fn leaf(number: usize, n: usize) -> Vec<f32> {
-        (0..n).map(|i| ((number * 31 + i * 17) as f32).sin() * 10f32.powi((number % 5) as i32)).collect()
-    }
-
-    fn tree(leaves: &[Vec<f32>]) -> Vec<f32> {
-        match leaves {
-            [one] => one.clone(),
-            _ => {
-                let (left, right) = leaves.split_at(leaves.len() / 2);
-                tree(left).iter().zip(tree(right)).map(|(a, b)| a + b).collect()
-            }
-        }
-    }
+    use super::BUCKET;
+    use crate::{leaf, sum_of_ranks, thread_ranks, tree_sum, with_tensors};
 
     #[test]
     fn sums_are_those_of_a_binary_tree_on_any_number_of_ranks() {
         // More than a bucket, and slices of several sizes, one of them empty.
         let n = 2 * BUCKET + 1234;
         let leaves: Vec<Vec<f32>> = (0..8).map(|number| leaf(number, n)).collect();
-        let expected = tree(&leaves);
+        let expected = tree_sum(&leaves);
         for (size, as_tensors) in [1, 2, 4, 8].into_iter().flat_map(|size| [(size, false), (size, true)]) {
             let mut bounds: Vec<usize> = (0..=size).map(|i| n * i * i / (size * size)).collect();
             if size > 2 {
@@ -198,16 +156,8 @@ mod tests {
             let found = thread_ranks(size, |ranks| {
                 let ranks = if as_tensors { with_tensors(ranks) } else { ranks };
                 let of_each = 8 / size;
-                let numbers = tree(&leaves[ranks.rank() * of_each..][..of_each]);
-                let mut vector = Vector { numbers, adds: true };
-                ranks.scatter_sum(&mut vector, &bounds).unwrap();
-                let slice = slice_of(ranks.rank(), size);
-                let own = bounds[slice]..bounds[slice + 1];
-                let rest = vector.numbers.iter_mut().enumerate().filter(|(i, _)| !own.contains(i));
-                rest.for_each(|(_, x)| *x = f32::NAN);
-                vector.adds = false;
-                ranks.gather_slices(&mut vector, &bounds).unwrap();
-                vector.numbers
+                let numbers = tree_sum(&leaves[ranks.rank() * of_each..][..of_each]);
+                sum_of_ranks(&ranks, numbers, &bounds).unwrap()
             });
             for numbers in found {
                 assert!(numbers.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{size} ranks");

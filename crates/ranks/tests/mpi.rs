@@ -2,43 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "this is a test")]
 
-use gptkit_ranks::{Numbers, Ranks, mpi_ranks, slice_of};
-use std::ops::Range;
+use gptkit_ranks::{Ranks, leaf, mpi_ranks, sum_of_ranks, tree_sum};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
-
-/// A vector, to which numbers of other ranks are added or not.
-struct Vector {
-    numbers: Vec<f32>,
-    adds: bool,
-}
-
-impl Numbers for Vector {
-    fn read(&self, range: Range<usize>, out: &mut [f32]) -> anyhow::Result<()> {
-        out.copy_from_slice(&self.numbers[range]);
-        Ok(())
-    }
-
-    fn take_in(&mut self, range: Range<usize>, values: &[f32]) -> anyhow::Result<()> {
-        let numbers = self.numbers[range].iter_mut().zip(values);
-        numbers.for_each(|(number, x)| *number = if self.adds { *number + x } else { *x });
-        Ok(())
-    }
-}
-
-/// The numbers of rank number `rank`.
-fn own(rank: usize, n: usize) -> Vec<f32> {
-    (0..n).map(|i| ((rank * 31 + i * 17) as f32).sin() * 10f32.powi(rank as i32)).collect()
-}
-
-/// Sums as a binary tree.
-fn tree(leaves: &[Vec<f32>]) -> Vec<f32> {
-    let [one] = leaves else {
-        let (left, right) = leaves.split_at(leaves.len() / 2);
-        return tree(left).iter().zip(tree(right)).map(|(a, b)| a + b).collect();
-    };
-    one.clone()
-}
 
 fn be_a_rank(ranks: &Ranks) {
     let (rank, size) = (ranks.rank(), ranks.size());
@@ -47,14 +13,9 @@ fn be_a_rank(ranks: &Ranks) {
 
     let n = 3_000_001;
     let bounds: Vec<usize> = (0..=size).map(|slice| n * slice / size).collect();
-    let mut vector = Vector { numbers: own(rank, n), adds: true };
-    ranks.scatter_sum(&mut vector, &bounds).unwrap();
-    let kept = bounds[slice_of(rank, size)]..bounds[slice_of(rank, size) + 1];
-    vector.numbers.iter_mut().enumerate().filter(|(i, _)| !kept.contains(i)).for_each(|(_, x)| *x = f32::NAN);
-    vector.adds = false;
-    ranks.gather_slices(&mut vector, &bounds).unwrap();
-    let leaves: Vec<Vec<f32>> = (0..size).map(|rank| own(rank, n)).collect();
-    assert!(vector.numbers.iter().zip(tree(&leaves)).all(|(a, b)| a.to_bits() == b.to_bits()));
+    let sum = sum_of_ranks(ranks, leaf(rank, n), &bounds).unwrap();
+    let leaves: Vec<Vec<f32>> = (0..size).map(|rank| leaf(rank, n)).collect();
+    assert!(sum.iter().zip(tree_sum(&leaves)).all(|(a, b)| a.to_bits() == b.to_bits()));
 }
 
 /// Starts `n` ranks of this program with the environment variable `what`; whether all succeed, and what they print.
