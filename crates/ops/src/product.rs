@@ -195,6 +195,7 @@ fn column_of_tiles<K: Kernel, S: Element, N: Element>(
     (sums, stride): (&mut [f32], usize),
 ) {
     let deep = right.len() / K::COLUMNS;
+    let next = if rows <= K::STREAMED { &[] } else { next };
     let mut parts = next.chunks(next.len().div_ceil(rows.div_ceil(left.height)).max(1));
     for (panel, first) in (0..rows).step_by(left.height).enumerate() {
         let n = left.height.min(rows - first);

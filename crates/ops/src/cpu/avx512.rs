@@ -2,7 +2,7 @@
 
 use crate::cpu::element::Element;
 use crate::cpu::kernel::{Kernel, pack_left, pack_right};
-use crate::cpu::{AHEAD, prefetch, prefetch_ahead};
+use crate::cpu::{prefetch, prefetch_ahead};
 use crate::matrix::Matrix;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -14,6 +14,9 @@ pub(crate) const ROWS: usize = 14;
 pub(crate) const COLUMNS: usize = 32;
 /// Rows, at most, with which a product waits for the right panel to come from memory.
 pub(crate) const FEW: usize = 4;
+/// How many bytes ahead of its use a panel is then fetched: two pages, since the processor itself fetches up to the end of a
+/// page only.
+const AHEAD: usize = 8 * 1024;
 
 /// Runs `$body` with `$N` a constant, the number of `$rows`, up to [`ROWS`].
 macro_rules! by_rows {

@@ -25,6 +25,9 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     const CHUNK: usize;
     /// Whether panels of bf16 are best widened to f32 before many rows are multiplied with them.
     const WIDENS: bool;
+    /// Rows up to which a product reads the right panels from memory in their order and leaves it to the processor to fetch
+    /// them; beyond, each tile has part of the next panel fetched.
+    const STREAMED: usize = 0;
 
     /// How many of `rows` rows a panel best holds, where all are one product: the same in each panel as far as possible,
     /// since a tile of few rows waits for its right panel.

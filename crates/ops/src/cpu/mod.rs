@@ -158,11 +158,6 @@ pub(crate) fn prefetch<T>(numbers: &[T]) {
     let _ = numbers;
 }
 
-/// How many bytes ahead of its use a matrix of numbers is fetched that is read once: three pages, since the processor itself
-/// fetches up to the end of a page only.
-#[cfg(target_arch = "x86_64")]
-pub(crate) const AHEAD: usize = 12 * 1024;
-
 /// Has the processor fetch what lies `ahead` bytes after `from`, into its second-level cache: that one waits for more lines of
 /// memory at a time than the first-level cache does.
 #[cfg(target_arch = "x86_64")]
