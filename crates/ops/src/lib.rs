@@ -87,6 +87,7 @@ mod tensor_past;
 mod thin;
 mod token_log_probs;
 mod trunk;
+mod zeroed;
 
 pub use adamw::{Adam, adamw};
 pub use attention::Mask;

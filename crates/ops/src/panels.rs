@@ -7,7 +7,7 @@ use crate::matrix::Matrix;
 use crate::path::{Path, Precision, with_kernel};
 use crate::quantized::{Quantized, QuantizedPanels};
 use crate::scratch::ScratchBuffer;
-use aligned_vec::AVec;
+use crate::zeroed::Zeroed;
 use bytemuck::Pod;
 use candle_core::{Result, bail};
 use rayon::prelude::*;
@@ -24,8 +24,8 @@ pub(crate) struct Panels {
 
 #[derive(Debug)]
 pub(crate) enum PanelNumbers {
-    F32(AVec<f32>),
-    Bf16(AVec<bf16>),
+    F32(Zeroed<f32>),
+    Bf16(Zeroed<bf16>),
     Quantized(QuantizedPanels),
 }
 
@@ -126,11 +126,10 @@ fn write_column_of<K: Kernel, S: Element>(numbers: &[S], column: usize, out: &mu
 }
 
 /// Right panels of all of `matrix`, for the kernel `K`.
-pub(crate) fn pack_all<K: Kernel, T: Element, S: Element>(matrix: Matrix<T>) -> AVec<S> {
+pub(crate) fn pack_all<K: Kernel, T: Element, S: Element>(matrix: Matrix<T>) -> Zeroed<S> {
     let (depth, columns) = (matrix.rows, matrix.columns);
     let size = depth.next_multiple_of(K::DEPTH) * K::COLUMNS;
-    let mut panels = AVec::new(64);
-    panels.resize(columns.div_ceil(K::COLUMNS) * size, S::default());
+    let mut panels = Zeroed::new(columns.div_ceil(K::COLUMNS) * size);
     if size > 0 {
         panels.par_chunks_mut(size).enumerate().for_each(|(panel, numbers)| {
             let first = panel * K::COLUMNS;
@@ -144,10 +143,9 @@ pub(crate) fn pack_all<K: Kernel, T: Element, S: Element>(matrix: Matrix<T>) -> 
 fn pack_rows<K: Kernel, T: Element + Pod, S: Element>(
     stored: &StoredMatrix,
     (depth, columns): (usize, usize),
-) -> Result<AVec<S>> {
+) -> Result<Zeroed<S>> {
     let size = depth.next_multiple_of(K::DEPTH) * K::COLUMNS;
-    let mut panels = AVec::new(64);
-    panels.resize(columns.div_ceil(K::COLUMNS) * size, S::default());
+    let mut panels = Zeroed::new(columns.div_ceil(K::COLUMNS) * size);
     panels.par_chunks_mut(size.max(1)).enumerate().try_for_each(|(panel, out)| {
         let rows = panel * K::COLUMNS..((panel + 1) * K::COLUMNS).min(columns);
         let n = rows.len();

@@ -9,7 +9,7 @@ use crate::cpu::element::Element;
 use crate::cpu::vectorized;
 use crate::matrix::Matrix;
 use crate::slices::by_halves;
-use aligned_vec::AVec;
+use crate::zeroed::Zeroed;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Result, Tensor, bail};
 use half::f16;
@@ -70,8 +70,8 @@ impl Quantized {
 #[derive(Debug)]
 pub(crate) struct QuantizedPanels {
     kind: BlockKind,
-    numbers: AVec<u8>,
-    factors: AVec<u8>,
+    numbers: Zeroed<u8>,
+    factors: Zeroed<u8>,
     /// Blocks of a column.
     blocks: usize,
     columns: usize,
@@ -144,9 +144,7 @@ impl QuantizedPanels {
         let groups = blocks / kind.group();
         let (number_bytes, factor_bytes) = (groups * kind.number_bytes(), groups * kind.factor_bytes());
         let n_panels = columns.div_ceil(COLUMNS);
-        let (mut numbers, mut factors) = (AVec::new(64), AVec::new(64));
-        numbers.resize(n_panels * number_bytes, 0);
-        factors.resize(n_panels * factor_bytes, 0);
+        let (mut numbers, mut factors) = (Zeroed::new(n_panels * number_bytes), Zeroed::new(n_panels * factor_bytes));
         let panels = numbers.par_chunks_mut(number_bytes.max(1)).zip(factors.par_chunks_mut(factor_bytes.max(1)));
         panels.enumerate().try_for_each(|(panel, (numbers, factors))| {
             let rows = rows_of(panel * COLUMNS..((panel + 1) * COLUMNS).min(columns))?;
