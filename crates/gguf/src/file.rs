@@ -9,10 +9,9 @@ use candle_core::quantized::{GgmlDType, ggml_file::qtensor_from_ggml};
 use candle_core::{Device, Tensor};
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 /// Most entries of the metadata; published files have up to 100.
 const MOST_KEYS: u64 = 10_000;
@@ -46,7 +45,7 @@ pub struct GgufTensor {
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
-    file: Mutex<File>,
+    file: File,
     /// Its metadata.
     pub metadata: Metadata,
     /// Its tensors, in the order of the file's list.
@@ -76,7 +75,7 @@ impl GgufFile {
             let file = File::open(path)?;
             let mut header = GgufHeader { input: BufReader::new(&file), at: 0, length: metadata.len() };
             let (metadata, tensors) = header.read()?;
-            Ok(Self { path: path.to_owned(), file: Mutex::new(file), metadata, tensors })
+            Ok(Self { path: path.to_owned(), file, metadata, tensors })
         };
         read().with_context(|| format!("{} cannot be read as GGUF", path.display()))
     }
@@ -141,14 +140,30 @@ impl GgufFile {
     fn words_at(&self, tensor: &GgufTensor, range: Range<u64>) -> Result<Vec<u32>> {
         let n = (range.end - range.start) as usize;
         let mut words = vec![0u32; n.div_ceil(4)];
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut read = || {
-            file.seek(SeekFrom::Start(range.start))?;
-            file.read_exact(&mut cast_slice_mut(&mut words)[..n])
-        };
-        read().with_context(|| format!("{} in {} cannot be read", tensor.name, self.path.display()))?;
+        let read = read_exact_at(&self.file, &mut cast_slice_mut(&mut words)[..n], range.start);
+        read.with_context(|| format!("{} in {} cannot be read", tensor.name, self.path.display()))?;
         Ok(words)
     }
+}
+
+/// Fills `bytes` with what stands at `at`, whatever other threads read meanwhile.
+#[cfg(unix)]
+fn read_exact_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
+}
+
+/// Fills `bytes` with what stands at `at`, whatever other threads read meanwhile.
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let n = std::os::windows::fs::FileExt::seek_read(file, bytes, at)?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes = &mut bytes[n..];
+        at += n as u64;
+    }
+    Ok(())
 }
 
 /// What stands before the tensors.

@@ -52,10 +52,13 @@ impl ModelFolder {
     fn load_as(folder: &Path, device: &Device, packing: Option<Packing>) -> Result<Self> {
         // Before the weights, which then take the memory that is free again after it was made.
         let tokenizer = Tokenizer::load(folder);
-        if let (Ok(tokenizer), Some(_)) = (&tokenizer, packing) {
-            tokenizer.make_encoder();
-        }
-        let (config, params) = load_model_as(folder, device, packing)?;
+        let make_encoder = || {
+            if let (Ok(tokenizer), Some(_)) = (&tokenizer, packing) {
+                tokenizer.make_encoder();
+            }
+        };
+        let ((), model) = rayon::join(make_encoder, || load_model_as(folder, device, packing));
+        let (config, params) = model?;
         let mut tokenizer = tokenizer?;
         tokenizer.limit_to(config.vocab_size).with_context(|| folder.display().to_string())?;
         let end_of_text = end_tokens(folder, &tokenizer)?;

@@ -153,13 +153,20 @@ fn pack_rows<K: Kernel, T: Element + Pod, S: Element>(
         let Some(numbers) = bytemuck::cast_slice::<u32, T>(&words).get(..n * depth) else {
             bail!("{} bytes for {n} rows of {depth} numbers", size_of_val(&*words));
         };
-        if !numbers.iter().all(|number| number.get().is_finite()) {
+        if !are_finite(numbers) {
             bail!("a value is NaN or infinite");
         }
         pack_right_panel::<K, T, S>(Matrix::new(numbers, n, depth, depth).t(), 0..depth, 0..n, out);
         Ok(())
     })?;
     Ok(panels)
+}
+
+vectorized! {
+    /// All numbers are looked at, since a loop that may end early is not made of vector instructions.
+    fn are_finite[T: Element](numbers: &[T]) -> bool {
+        numbers.iter().fold(true, |so_far, number| so_far & number.get().is_finite())
+    }
 }
 
 vectorized! {
