@@ -69,11 +69,23 @@ impl GgufFile {
     /// # Errors
     /// When it cannot be read, is cut off or damaged, or has tensors of a type that cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, true)
+    }
+
+    /// The same without lists of texts in the metadata, which only tokenizers need.
+    ///
+    /// # Errors
+    /// As [`GgufFile::open`].
+    pub fn open_without_tokens(path: &Path) -> Result<Self> {
+        Self::open_with(path, false)
+    }
+
+    fn open_with(path: &Path, lists_texts: bool) -> Result<Self> {
         let read = || -> Result<Self> {
             let metadata = path.metadata()?;
             ensure!(metadata.is_file(), "it is not a regular file");
             let file = File::open(path)?;
-            let mut header = GgufHeader { input: BufReader::new(&file), at: 0, length: metadata.len() };
+            let mut header = GgufHeader { input: BufReader::new(&file), at: 0, length: metadata.len(), lists_texts };
             let (metadata, tensors) = header.read()?;
             Ok(Self { path: path.to_owned(), file, metadata, tensors })
         };
@@ -173,6 +185,8 @@ struct GgufHeader<R> {
     at: u64,
     /// Bytes of the file.
     length: u64,
+    /// Whether lists of texts are kept.
+    lists_texts: bool,
 }
 
 impl<R: Read> GgufHeader<R> {
@@ -244,6 +258,13 @@ impl<R: Read> GgufHeader<R> {
         };
         self.must_hold("items", n, LONGEST_LIST, least)?;
         match kind {
+            TEXT if !self.lists_texts => {
+                for _ in 0..n {
+                    let length = self.u64(key)?;
+                    self.skip(length, key)?;
+                }
+                Ok(GgufValue::OtherList)
+            }
             TEXT => Ok(GgufValue::Texts((0..n).map(|_| self.text(LONGEST_TEXT)).collect::<Result<_>>()?)),
             I32 | U32 => {
                 let integer = |_| Ok(i32::from_le_bytes(self.array(key)?));

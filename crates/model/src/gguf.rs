@@ -78,7 +78,7 @@ impl GgufModel {
     /// # Errors
     /// When the file is damaged, or holds another model than GPT-2.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = GgufFile::open(path)?;
+        let file = GgufFile::open_without_tokens(path)?;
         let config = config(&file).with_context(|| format!("in {}", path.display()))?;
         Ok(Self { file, config })
     }
