@@ -1,5 +1,6 @@
 use super::*;
 use crate::check::{assert_close, draw};
+use crate::cpu::{Cpu, Level};
 use crate::dropout::Dropout;
 use crate::gradient_watch::watch_gradients;
 use crate::linear::Linear;
@@ -105,9 +106,11 @@ fn the_loops_agree_with_candles_operations_forward_and_backward() {
     }
 }
 
-/// Output and gradients of both paths differ by a millionth of their size at most: they add in other orders.
+/// Output and gradients of both paths differ by a millionth of their size at most, since they add in other orders; by two where
+/// the processor rounds each product before it adds it.
 #[test]
 fn the_path_of_other_devices_computes_what_the_cpus_loops_do() {
+    let most = if Cpu::get().level == Level::Portable { 2e-6 } else { 1e-6 };
     let length = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
     for (norm_first, drops) in [true, false].into_iter().flat_map(|first| [(first, vec![]), (first, drops())]) {
         let Model { trunk, parameters } = model(norm_first);
@@ -125,7 +128,7 @@ fn the_path_of_other_devices_computes_what_the_cpus_loops_do() {
         });
         for ((name, expected), (_, found)) in expected.iter().zip(&found) {
             let apart = length(&(expected - found).unwrap()) / length(expected);
-            assert!(apart <= 1e-6, "{name}: {apart:e}");
+            assert!(apart <= most, "{name}: {apart:e}");
         }
     }
 }
