@@ -2,10 +2,11 @@
 
 use crate::cpu::element::bf16;
 use crate::past::Past;
+use crate::past_head::PIECE;
 use crate::path::Precision;
 use crate::sequences::Sequences;
 use crate::state_past::StatePast;
-use crate::tensor_past::TensorPast;
+use crate::tensor_past::{GROWTH, TensorPast};
 use candle_core::{Device, Result, bail};
 
 /// The past of a batch of sequences of different lengths. As long as there are none, any batch may come.
@@ -30,8 +31,8 @@ impl Cache {
     /// None yet, of a model of `n_layer` layers, for at most `context` tokens of a sequence.
     pub fn new(n_layer: usize, context: usize, precision: Precision, device: &Device) -> Self {
         let layers = match (device, precision) {
-            (Device::Cpu, Precision::F32) => LayerCaches::F32((0..n_layer).map(|_| Past::new(context)).collect()),
-            (Device::Cpu, Precision::Bf16) => LayerCaches::Bf16((0..n_layer).map(|_| Past::new(context)).collect()),
+            (Device::Cpu, Precision::F32) => LayerCaches::F32((0..n_layer).map(|_| Past::new()).collect()),
+            (Device::Cpu, Precision::Bf16) => LayerCaches::Bf16((0..n_layer).map(|_| Past::new()).collect()),
             _ => return Self::of_tensors(n_layer, context, precision),
         };
         Self { layers, lens: Vec::new(), context }
@@ -47,6 +48,11 @@ impl Cache {
     pub fn of_states(n_layer: usize, context: usize) -> Self {
         let layers = LayerCaches::States((0..n_layer).map(|_| StatePast::default()).collect());
         Self { layers, lens: Vec::new(), context }
+    }
+
+    /// Tokens for which memory is taken where a sequence holds `tokens`.
+    pub fn room(tokens: usize, device: &Device) -> usize {
+        tokens.next_multiple_of(if device.is_cpu() { PIECE } else { GROWTH })
     }
 
     /// Tokens held of each sequence.

@@ -17,8 +17,10 @@ use std::ops::Range;
 #[derive(Debug)]
 pub(crate) struct Past<E> {
     rows: Vec<CachedSequence<E>>,
-    context: usize,
 }
+
+/// Heads, at least, that a thread works on one after the other where tokens are few.
+const HEADS: usize = 4;
 
 /// A sequence's heads; none before its first token.
 type CachedSequence<E> = Vec<CachedHead<E>>;
@@ -54,8 +56,8 @@ impl<E: Element> NewHeads<'_, E> {
     }
 
     /// Adds keys and values to the `head` that they belong to.
-    fn add(&self, head: &mut CachedHead<E>, h: usize, tokens: &Range<usize>, context: usize) {
-        with_kernel!(Past::<E>::path(), K => head.add::<K>(self.of(1, h, tokens), self.of(2, h, tokens), context));
+    fn add(&self, head: &mut CachedHead<E>, h: usize, tokens: &Range<usize>) {
+        with_kernel!(Past::<E>::path(), K => head.add::<K>(self.of(1, h, tokens), self.of(2, h, tokens)));
     }
 
     /// What `tokens`, of which the first has position `first`, mix of `head`, to its columns of `mixed`, `[N, D]`.
@@ -77,9 +79,9 @@ impl<E: Element> NewHeads<'_, E> {
 }
 
 impl<E: Element> Past<E> {
-    /// None yet, for at most `context` tokens of a sequence.
-    pub(crate) fn new(context: usize) -> Self {
-        Self { rows: Vec::new(), context }
+    /// None yet.
+    pub(crate) fn new() -> Self {
+        Self { rows: Vec::new() }
     }
 
     /// Makes room for `n` sequences where there are none.
@@ -102,10 +104,11 @@ impl<E: Element> Past<E> {
         }
         // Of few tokens each head is one job, which does both.
         let new = NewHeads { qkv, d: mixed.len() / sequences.n_tokens().max(1), n_head };
-        let (context, mixed) = (self.context, SharedSlice::new(mixed));
-        self.heads(sequences, &new).into_par_iter().for_each(|(head, h, tokens)| {
+        let mixed = SharedSlice::new(mixed);
+        let heads = self.heads(sequences, &new).into_par_iter().with_min_len(HEADS);
+        heads.for_each(|(head, h, tokens)| {
             let first = head.len();
-            new.add(head, h, &tokens, context);
+            new.add(head, h, &tokens);
             new.attend(head, (h, tokens, first), mask, &mixed);
         });
     }
@@ -126,10 +129,9 @@ impl<E: Element> Past<E> {
     /// Adds the keys and values of `sequences`, one a row; to none, as many rows. `qkv`: `[N, 3·D]`.
     fn add(&mut self, qkv: &[E], sequences: &Sequences, n_head: usize) {
         let new = NewHeads { qkv, d: qkv.len() / (3 * sequences.n_tokens()).max(1), n_head };
-        let context = self.context;
         let together = rows_at_a_time(2 * new.size() * sequences.n_tokens().div_ceil(sequences.len().max(1)));
         let heads = self.heads(sequences, &new).into_par_iter().with_min_len(together);
-        heads.for_each(|(head, h, tokens)| new.add(head, h, &tokens, context));
+        heads.for_each(|(head, h, tokens)| new.add(head, h, &tokens));
     }
 
     /// What the tokens of `sequences`, the last that were added, mix, to `mixed`, `[N, D]`; `qkv`: theirs, `[N, 3·D]`.
@@ -183,7 +185,7 @@ impl<E: Element> Past<E> {
 
     /// Takes out all sequences but the first `n`, of which it has as many.
     pub(crate) fn split_off(&mut self, n: usize) -> Self {
-        Self { rows: self.rows.split_off(n), context: self.context }
+        Self { rows: self.rows.split_off(n) }
     }
 
     /// Adds the sequences of `other`.
@@ -194,8 +196,8 @@ impl<E: Element> Past<E> {
 
 #[cfg(test)]
 impl<E> Past<E> {
-    /// Where the keys of each row's heads lie, and how many tokens have room there.
-    pub(crate) fn places(&self) -> Vec<Vec<(*const E, usize)>> {
-        self.rows.iter().map(|row| row.iter().map(CachedHead::place).collect()).collect()
+    /// Where the pieces of each row's heads lie.
+    pub(crate) fn places(&self) -> Vec<Vec<Vec<usize>>> {
+        self.rows.iter().map(|row| row.iter().map(CachedHead::places).collect()).collect()
     }
 }

@@ -157,7 +157,14 @@ fn multiply_packed<K: Kernel, S: Element>(
             for column in group.clone().step_by(K::COLUMNS) {
                 let (here, size) = ((column / K::COLUMNS * padded + k) * K::COLUMNS, deep * K::COLUMNS);
                 let right = &panels[here..here + size];
-                let next = here + padded * K::COLUMNS;
+                // The next panel of the group; after the last, the first one at the next depth, then the next group's.
+                let next = if column + K::COLUMNS < group.end {
+                    here + padded * K::COLUMNS
+                } else if k + deep < padded {
+                    (first / K::COLUMNS * padded + k + deep) * K::COLUMNS
+                } else {
+                    (column / K::COLUMNS + 1) * padded * K::COLUMNS
+                };
                 let next = panels.get(next..next + size).unwrap_or_default();
                 let sums = (&mut sums[column - first..], stride);
                 let left = LeftPanels { numbers: left, size: left_size, height };

@@ -110,9 +110,16 @@ enum Gives {
 
 /// Right panels in `packed`, of `size` numbers each.
 #[derive(Clone, Copy)]
-pub(crate) struct PackedPanels<'a, R> {
-    pub(crate) packed: &'a [R],
-    pub(crate) size: usize,
+struct PackedPanels<'a, R> {
+    packed: &'a [R],
+    size: usize,
+}
+
+impl<'a, R> PackedPanels<'a, R> {
+    /// From depth `from` on, that with the column `column`.
+    fn panel<K: Kernel>(self, column: usize, from: usize) -> &'a [R] {
+        &self.packed[column / K::COLUMNS * self.size + from * K::COLUMNS..]
+    }
 }
 
 impl<E: Element> SequenceHead<'_, E> {
@@ -211,8 +218,8 @@ impl<E: Element> SequenceHead<'_, E> {
         };
         multiply_panels::<K, K::Right>(
             (left, left_size, queries.len()),
-            right,
-            (0, deep),
+            |column| right.panel::<K>(column, 0),
+            deep,
             span.place..span.place + span.keys.len(),
             (sums, false),
             seen,
@@ -230,7 +237,8 @@ impl<E: Element> SequenceHead<'_, E> {
         sums: (&mut [f32], bool),
     ) {
         let deep = span.keys.len().min(self.len.next_multiple_of(K::DEPTH) - span.keys.start);
-        multiply_panels::<K, K::Right>(left, right, (span.place, deep), 0..wide, sums, |_, _| true);
+        let right = |column| right.panel::<K>(column, span.place);
+        multiply_panels::<K, K::Right>(left, right, deep, 0..wide, sums, |_, _| true);
     }
 
     /// `sums += valuesᵀ·right`, where `values` are `[queries, keys of span]`; rows of `sums`, one for each packed key, are
@@ -245,7 +253,7 @@ impl<E: Element> SequenceHead<'_, E> {
         let size = pack_left_all::<K, f32>(values.t(), scratch);
         let left: &[K::Left] = scratch.last();
         for column in (0..self.size).step_by(K::COLUMNS) {
-            let right = &right.packed[column / K::COLUMNS * right.size..];
+            let right = right.panel::<K>(column, 0);
             for (n, row) in (0..span.keys.len()).step_by(K::ROWS).enumerate() {
                 let m = K::ROWS.min(span.keys.len() - row);
                 let sums = &mut sums[(span.place + row) * stride + column..];
@@ -410,20 +418,20 @@ fn cut(costs: &[usize], n: usize) -> Vec<Range<usize>> {
     parts
 }
 
-/// `sums = left·right`, or `sums += left·right` with `add`, over whole panels: `rows` rows of left panels of `left_size`,
-/// columns `columns` of the right panels; `deep` from depth `from` of these. Rows of sums are `columns` apart. Tiles whose
-/// rows and first column are not `needed` may be left as they are.
-pub(crate) fn multiply_panels<K: Kernel, S: Element>(
+/// `sums = left·right`, or `sums += left·right` with `add`, over whole panels of the depth `deep`: `rows` rows of left panels
+/// of `left_size`, and `columns`, of which `right` gives the panel that begins with one. Rows of sums are `columns` apart.
+/// Tiles whose rows and first column are not `needed` may be left as they are.
+pub(crate) fn multiply_panels<'p, K: Kernel, S: Element>(
     (left, left_size, rows): (&[K::Left], usize, usize),
-    right: PackedPanels<S>,
-    (from, deep): (usize, usize),
+    right: impl Fn(usize) -> &'p [S],
+    deep: usize,
     columns: Range<usize>,
     (sums, add): (&mut [f32], bool),
     needed: impl Fn(Range<usize>, usize) -> bool,
 ) {
     let stride = columns.len();
     for (n, column) in columns.clone().step_by(K::COLUMNS).enumerate() {
-        let right = &right.packed[column / K::COLUMNS * right.size + from * K::COLUMNS..];
+        let right = right(column);
         for (left, row) in left.chunks(left_size.max(1)).zip((0..rows).step_by(K::ROWS)) {
             let m = K::ROWS.min(rows - row);
             if needed(row..row + m, column) {

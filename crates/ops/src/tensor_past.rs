@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 /// Positions by which room grows, so that it seldom does; in tests it does.
-const GROWTH: usize = if cfg!(test) { 4 } else { 256 };
+pub(crate) const GROWTH: usize = if cfg!(test) { 4 } else { 256 };
 
 /// The past of a batch of sequences in one layer: keys and values, `[B, H, R, K]` each, where what lies past the end of a
 /// sequence may be anything; none before the first token.

@@ -1,4 +1,4 @@
-//! Memory for panels.
+//! Memory that is zero at first.
 
 use bytemuck::{Pod, Zeroable};
 use std::fmt;
@@ -17,6 +17,7 @@ unsafe impl Pod for Line {}
 
 /// Numbers that begin with a line of the cache and are zero at first. The system makes the memory zero when it is first
 /// written: all threads that write parts of it wait for that at the same time.
+#[derive(Clone)]
 pub(crate) struct Zeroed<T> {
     lines: Vec<Line>,
     len: usize,

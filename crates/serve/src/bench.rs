@@ -47,7 +47,7 @@ pub fn serve(gpt: Gpt, is_wanted: impl Fn(&str) -> bool, progress: &dyn Progress
     let mut measured = Vec::new();
     for (case, streams) in STREAMS.into_iter().filter(|(case, _)| is_wanted(case)) {
         let task = progress.task(case, Some(RUNS as u64), Unit::Items);
-        let engine = prompts.engine(streams * (prompts.short + prompts.answer))?;
+        let engine = prompts.engine(&vec![prompts.short + prompts.answer; streams])?;
         let mut seconds = Vec::new();
         for run in 0..WARM_UP + RUNS {
             let begun = Instant::now();
@@ -62,7 +62,9 @@ pub fn serve(gpt: Gpt, is_wanted: impl Fn(&str) -> bool, progress: &dyn Progress
     }
     if is_wanted(FIRST_TOKEN) {
         let task = progress.task(FIRST_TOKEN, Some(SHORT as u64), Unit::Items);
-        let engine = prompts.engine(LONG.0 * (prompts.long + LONG_ANSWER) + prompts.short + 1)?;
+        let mut lengths = vec![prompts.long + LONG_ANSWER; LONG.0];
+        lengths.push(prompts.short + 1);
+        let engine = prompts.engine(&lengths)?;
         let (seconds, seq) = (prompts.first_token(&engine, || task.advance(1))?, prompts.short);
         measured.push(CaseTime { case: FIRST_TOKEN, batch: 1, seq, seconds, tokens: seq, flops: 0.0 });
     }
@@ -93,10 +95,11 @@ impl ServedPrompts {
         })
     }
 
-    /// An engine with memory for twice as many `tokens`: once they have been written, it works in memory that it has had
-    /// before, as a server does under load.
-    fn engine(&self, tokens: usize) -> Result<LocalEngine> {
-        let cache_bytes = 2 * self.served.writers[0].reserved_bytes(tokens);
+    /// An engine with memory for twice as many sequences of these lengths: once they have been written, it works in memory
+    /// that it has had before, as a server does under load.
+    fn engine(&self, lengths: &[usize]) -> Result<LocalEngine> {
+        let model = &self.served.writers[0];
+        let cache_bytes = 2 * lengths.iter().map(|&tokens| model.sequence_bytes(tokens)).sum::<usize>();
         let limits = EngineLimits { rows: 32, cache_bytes, step: Duration::from_millis(60) };
         let queue = QueueLimits { requests: 128, tokens: 200_000, wait: Duration::from_secs(600) };
         Ok(LocalEngine::start(&self.served, queue, limits)?)

@@ -6,14 +6,13 @@ use gptkit_data::tokenizer::Tokenizer;
 use gptkit_feedback::records::ModelIdentity;
 use gptkit_model::load::ModelFolder;
 use gptkit_model::{Gpt, Kind, ModelConfig};
+use gptkit_ops::Cache;
 use gptkit_preferences::answering::ModelNumbers;
 use gptkit_reward::model::Scorer;
 use std::path::{Path, PathBuf};
 
 /// Full contexts of each model whose keys and values fit by default.
 const CONTEXTS: usize = 16;
-/// Room for keys and values grows by half.
-const ROOM: f64 = 1.5;
 /// The least memory for keys and values by default, in bytes.
 const LEAST_CACHE: usize = 256_000_000;
 
@@ -64,18 +63,13 @@ impl ServedModel {
         matches!(self.form, DialogueForm::Template { .. })
     }
 
-    /// Bytes of the keys and values of a full context.
-    fn context_bytes(&self) -> usize {
-        self.context() * self.token_bytes()
-    }
-
-    /// Bytes that the keys and values of `tokens` need at most, in memory that grows with them.
-    pub(crate) fn reserved_bytes(&self, tokens: usize) -> usize {
-        (tokens as f64 * self.token_bytes() as f64 * ROOM) as usize
+    /// Bytes that the keys and values of a sequence of `tokens` take.
+    pub(crate) fn sequence_bytes(&self, tokens: usize) -> usize {
+        Cache::room(tokens, self.gpt.device()) * self.token_bytes()
     }
 
     /// Bytes of a token's keys and values.
-    pub(crate) fn token_bytes(&self) -> usize {
+    fn token_bytes(&self) -> usize {
         let config = self.config();
         if config.kind == Kind::Lstm {
             return 2 * config.n_layer * config.d_model * 4;
@@ -126,7 +120,7 @@ impl Served {
 
     /// Bytes for keys and values where nothing else is set: 16 full contexts of each model, and at least 256 MB.
     pub fn default_cache_bytes(&self) -> usize {
-        let contexts: usize = self.writers.iter().map(ServedModel::context_bytes).sum();
+        let contexts: usize = self.writers.iter().map(|model| model.sequence_bytes(model.context())).sum();
         (CONTEXTS * contexts).max(LEAST_CACHE)
     }
 

@@ -279,19 +279,26 @@ proptest! {
 }
 
 #[test]
-fn what_stays_is_not_copied_and_holds_little_more_than_its_tokens() {
+fn what_stays_is_not_moved_and_copies_share_what_neither_changes() {
     let Model { trunk, .. } = model(true);
     let mut cache = Cache::new(3, 1000, Precision::F32, &Device::Cpu);
-    trunk.step(&draw(1, &[3, 40, D]), &windows(3, 40), &mut cache).unwrap();
+    let places = |cache: &Cache| {
+        let LayerCaches::F32(pasts) = &cache.layers else { panic!("on the CPU") };
+        pasts[0].places()
+    };
+    trunk.step(&draw(1, &[3, 60, D]), &windows(3, 60), &mut cache).unwrap();
+    let first = places(&cache);
     for n in 0..9 {
         trunk.step(&draw(n, &[3, 1, D]), &windows(3, 1), &mut cache).unwrap();
     }
-    let LayerCaches::F32(pasts) = &cache.layers else { panic!("on the CPU") };
-    let held = pasts[0].places();
-    assert!(held.iter().flatten().all(|&(_, room)| (49..=90).contains(&room)), "{held:?} tokens' room");
-    cache.keep(&[2, 0]).unwrap();
-    let LayerCaches::F32(pasts) = &cache.layers else { panic!("on the CPU") };
-    assert_eq!(pasts[0].places(), [held[2].clone(), held[0].clone()]);
+    let held = places(&cache);
+    assert!(held.iter().flatten().all(|pieces| pieces.len() == 2), "{held:?}, for 69 tokens");
+    assert!(held.iter().flatten().zip(first.iter().flatten()).all(|(now, before)| now[0] == before[0]));
+    cache.keep(&[2, 0, 2]).unwrap();
+    assert_eq!(places(&cache), [held[2].clone(), held[0].clone(), held[2].clone()]);
+    trunk.step(&draw(9, &[3, 1, D]), &windows(3, 1), &mut cache).unwrap();
+    let [one, _, other] = &places(&cache)[..] else { panic!("three rows") };
+    assert!(one.iter().zip(other).all(|(one, other)| one[0] == other[0] && one[1] != other[1]));
 }
 
 #[test]

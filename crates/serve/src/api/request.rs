@@ -85,7 +85,7 @@ pub(crate) fn job(
     };
     let (model, echo, asked, counted) = (wanted.model, wanted.echo, Instant::now(), AtomicBool::new(false));
     let job = GenerationJob { model, client, prompt, options, ends, late_ends, echo, events, asked, counted };
-    let bytes = job.tokens() * app.served.writers[model].token_bytes();
+    let bytes = job.bytes(&app.served.writers[model]);
     if wanted.n > app.rows || bytes > app.cache_bytes {
         let what = "the request needs more memory than the server has for keys and values";
         return Err(ApiError::invalid("n", format!("{what}; ask for fewer answers or tokens")));

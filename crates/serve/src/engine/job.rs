@@ -1,6 +1,7 @@
 //! Jobs of the engine, and the events that it reports.
 
 use crate::metrics::{CanceledWhere, Metrics};
+use crate::models::ServedModel;
 use gptkit_data::dialogue::Message;
 use gptkit_model::continuation::{Finish, GenerationOptions, LateEnds, TokenLogProb};
 use std::sync::Arc;
@@ -37,6 +38,11 @@ impl GenerationJob {
     /// The most tokens that the model holds for it at once, of prompt and continuations.
     pub(crate) fn tokens(&self) -> usize {
         self.options.n_samples.max(1) * (self.prompt.len() + self.options.max_new_tokens)
+    }
+
+    /// The bytes of keys and values that it needs at most, of `model`.
+    pub(crate) fn bytes(&self, model: &ServedModel) -> usize {
+        self.options.n_samples.max(1) * model.sequence_bytes(self.prompt.len() + self.options.max_new_tokens)
     }
 
     /// Counts it as canceled, once.

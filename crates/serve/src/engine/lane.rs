@@ -94,7 +94,7 @@ impl<'m> Lane<'m> {
             reading: Vec::new(),
             rows: Vec::new(),
             cache: model.gpt.cache(),
-            prefixes: Prefixes::new(model.token_bytes()),
+            prefixes: Prefixes::default(),
             rate: 200.0,
             pieces: 0,
         }
@@ -112,9 +112,10 @@ impl<'m> Lane<'m> {
 
     /// Bytes that its requests may need at most.
     pub(crate) fn reserved_bytes(&self) -> usize {
-        let prompts = self.reading.iter().map(|one| one.job.tokens()).sum::<usize>();
-        let rows = self.rows.iter().map(|row| row.job.prompt.len() + row.job.options.max_new_tokens).sum::<usize>();
-        self.model.reserved_bytes(prompts + rows)
+        let of_row =
+            |row: &RunningRow| self.model.sequence_bytes(row.job.prompt.len() + row.job.options.max_new_tokens);
+        let prompts: usize = self.reading.iter().map(|one| one.job.bytes(self.model)).sum();
+        prompts + self.rows.iter().map(of_row).sum::<usize>()
     }
 
     /// Bytes of earlier conversations.
@@ -317,7 +318,7 @@ impl<'m> Lane<'m> {
         }
         let begun = self.rows.len() - before;
         if begun == 0 {
-            self.prefixes.keep(job.prompt.clone(), cache);
+            self.prefixes.keep(job.prompt.clone(), cache, self.model.sequence_bytes(job.prompt.len()));
             return Ok(());
         }
         cache.keep(&vec![0; begun])?;
@@ -354,7 +355,9 @@ impl<'m> Lane<'m> {
             let cache = caches.take_first()?;
             row.end(self.metrics);
             if row.failure.is_none() && row.index == 0 {
-                self.prefixes.keep(row.continuation.tokens()[..cache.lens()[0]].to_vec(), cache);
+                let tokens = row.continuation.tokens()[..cache.lens()[0]].to_vec();
+                let bytes = self.model.sequence_bytes(tokens.len());
+                self.prefixes.keep(tokens, cache, bytes);
             }
         }
         Ok(())

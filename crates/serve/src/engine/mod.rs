@@ -78,7 +78,7 @@ impl Engine<'_> {
 
     /// Bytes that a request may need.
     fn bytes_of(&self, job: &job::GenerationJob) -> usize {
-        self.served.writers[job.model].reserved_bytes(job.tokens())
+        job.bytes(&self.served.writers[job.model])
     }
 
     /// Takes requests from the queue as long as rows and memory suffice. Memory is reserved for the longest answer, so that

@@ -4,11 +4,9 @@ use anyhow::Result;
 use gptkit_ops::Cache;
 
 /// Sequences that the model has read, least recently used first, of a bounded size.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Prefixes {
     held: Vec<HeldPrefix>,
-    /// Bytes of a token's keys and values.
-    token_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -16,27 +14,23 @@ struct HeldPrefix {
     /// The tokens that `cache` holds, of one sequence.
     tokens: Vec<u32>,
     cache: Cache,
+    bytes: usize,
 }
 
 /// Shorter beginnings are read again: that costs less than to copy them.
 const SHORTEST: usize = 8;
 
 impl Prefixes {
-    /// None yet, of a model whose tokens take `token_bytes` each.
-    pub(crate) fn new(token_bytes: usize) -> Self {
-        Self { held: Vec::new(), token_bytes }
-    }
-
     /// Bytes of all that is held.
     pub(crate) fn bytes(&self) -> usize {
-        self.held.iter().map(|one| one.tokens.len() * self.token_bytes).sum()
+        self.held.iter().map(|one| one.bytes).sum()
     }
 
-    /// Keeps a sequence, `tokens` and their `cache`. What it begins with needs no place of its own.
-    pub(crate) fn keep(&mut self, tokens: Vec<u32>, cache: Cache) {
+    /// Keeps a sequence, `tokens` and their `cache` of so many `bytes`. What it begins with needs no place of its own.
+    pub(crate) fn keep(&mut self, tokens: Vec<u32>, cache: Cache, bytes: usize) {
         if tokens.len() >= SHORTEST {
             self.held.retain(|one| !tokens.starts_with(&one.tokens));
-            self.held.push(HeldPrefix { tokens, cache });
+            self.held.push(HeldPrefix { tokens, cache, bytes });
         }
     }
 
@@ -107,11 +101,11 @@ mod tests {
     #[test]
     fn a_prompt_is_read_from_where_an_earlier_one_differs() {
         let model = model();
-        let mut prefixes = Prefixes::new(100);
+        let mut prefixes = Prefixes::default();
         let keep = |prefixes: &mut Prefixes, tokens: &[u32]| {
             let mut cache = model.cache();
             read(&model, tokens, &mut cache);
-            prefixes.keep(tokens.to_vec(), cache);
+            prefixes.keep(tokens.to_vec(), cache, 100 * tokens.len());
         };
         let (first, second): (Vec<u32>, Vec<u32>) = ((0..12).collect(), (0..10).chain(20..25).collect());
         keep(&mut prefixes, &first);
@@ -133,12 +127,12 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_are_forgotten() {
-        let mut prefixes = Prefixes::new(10);
+        let mut prefixes = Prefixes::default();
         let model = model();
         for first in [0, 1, 2] {
-            prefixes.keep((first..first + 10).collect(), model.cache());
+            prefixes.keep((first..first + 10).collect(), model.cache(), 100);
         }
-        prefixes.keep((0..12).collect(), model.cache());
+        prefixes.keep((0..12).collect(), model.cache(), 120);
         assert_eq!(held(&prefixes), [10, 10, 12], "the first is the beginning of the last");
         prefixes.shrink_to(225);
         assert_eq!(held(&prefixes), [10, 12]);
