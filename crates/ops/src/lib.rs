@@ -12,7 +12,8 @@
 //! - [`path`]             which numbers products read, and which kernel multiplies them
 //! - [`panels`]           matrices in the order in which kernels read them
 //! - [`product`]          matrix products over all cores; [`blocks`] how they are cut
-//! - [`quantized`]        weights of 8 or 4 bits, and products with them
+//! - [`gguf_blocks`]      weights of few bits as files have them, placed in panels
+//! - [`quantized`]        weights of few bits, and products with them
 //! - [`thin`]             products with a matrix of few rows
 //! - [`parameter`]        weights, their gradient, and the forms in which products read them
 //! - [`embedding`]        rows of a table for tokens and positions
@@ -60,6 +61,7 @@ mod dropout;
 mod embedding;
 mod exp;
 mod gelu;
+mod gguf_blocks;
 mod gradient_watch;
 mod head;
 mod layer_norm;
@@ -100,6 +102,7 @@ pub use device::losses::gpu_scores_bytes;
 pub use dropout::{Dropout, dropout};
 pub use embedding::Embedding;
 pub use exp::exponentials;
+pub use gguf_blocks::Quantized;
 pub use gradient_watch::watch_gradients;
 pub use head::{language_model_loss, logits, scores_bytes, with_score_rows};
 pub use layer_norm::Norm;
@@ -110,7 +113,6 @@ pub use norm::{NORM_CHUNK, gradient_square_parts, gradient_squares, sum_of_squar
 pub use panels::{StoredMatrix, StoredType};
 pub use parameter::{LowRank, Parameter, TakenGradient, Trained, TrainedRows};
 pub use path::Precision;
-pub use quantized::Quantized;
 pub use sequences::Sequences;
 pub use token_log_probs::token_log_probs;
 pub use trunk::{SaveForBackward, Trunk};

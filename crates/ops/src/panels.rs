@@ -3,9 +3,10 @@
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
 use crate::cpu::vectorized;
+use crate::gguf_blocks::Quantized;
 use crate::matrix::Matrix;
 use crate::path::{Path, Precision, with_kernel};
-use crate::quantized::{Quantized, QuantizedPanels};
+use crate::quantized::QuantizedPanels;
 use crate::scratch::ScratchBuffer;
 use crate::zeroed::Zeroed;
 use bytemuck::Pod;

@@ -3,11 +3,11 @@
 use crate::cpu::element::Element;
 use crate::device::products::{add_product, add_rows, product};
 use crate::device::sums::add_column_sums;
+use crate::gguf_blocks::Quantized;
 use crate::matrix::Matrix;
 use crate::panels::{Panels, StoredMatrix};
 use crate::path::Precision;
 use crate::product::accumulate;
-use crate::quantized::Quantized;
 use crate::scratch::ScratchBuffer;
 use crate::slices::{add_to, free, rows_at_a_time, take, with_f32s, with_f32s_mut, zeros};
 use crate::thin::{add_scaled, multiply_thin, transposed};

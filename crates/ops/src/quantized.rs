@@ -1,18 +1,18 @@
-//! Weights of 8 or 4 bits, in the types of llama.cpp's files (GGUF), and products with them.
+//! Weights of few bits, and products with them.
 //!
 //! A product rounds its inputs to 8 bits, each block of 32 numbers with a scale of its own, as llama.cpp does. Each row of a
 //! result has the same bits however many rows there are, and on any number of threads.
 
 use crate::blocks::{JOBS, READING, blocks};
-use crate::cpu::bytes::{BLOCK, BlockKind, ByteKernel, ByteRows, COLUMNS, OFFSET, PanelBlocks, ROWS, weight};
+use crate::cpu::bytes::{BLOCK, BlockKind, ByteKernel, ByteRows, COLUMNS, HALF, OFFSET, PanelBlocks, ROWS, weight};
 use crate::cpu::element::Element;
 use crate::cpu::vectorized;
+use crate::gguf_blocks::Quantized;
 use crate::matrix::Matrix;
 use crate::slices::by_halves;
 use crate::zeroed::Zeroed;
-use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::quantized::QTensor;
 use candle_core::{Device, Result, Tensor, bail};
-use half::f16;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -29,41 +29,6 @@ const MANY: usize = 16;
 
 thread_local! {
     static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Types of weights of few bits; for models that are only read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quantized {
-    /// 8 bits, 32 numbers to a scale.
-    Q8_0,
-    /// 4 bits, 256 numbers to a block.
-    Q4K,
-}
-
-impl Quantized {
-    /// The type that stores weights of `dtype`, if products read them as they are.
-    pub fn of_dtype(dtype: GgmlDType) -> Option<Self> {
-        [Self::Q8_0, Self::Q4K].into_iter().find(|quantized| quantized.dtype() == dtype)
-    }
-
-    fn dtype(self) -> GgmlDType {
-        match self {
-            Self::Q8_0 => GgmlDType::Q8_0,
-            Self::Q4K => GgmlDType::Q4K,
-        }
-    }
-
-    fn kind(self) -> BlockKind {
-        match self {
-            Self::Q8_0 => BlockKind::Eight,
-            Self::Q4K => BlockKind::Four,
-        }
-    }
-
-    /// Numbers in a block: the number of inputs of a product is a multiple of it.
-    pub fn block(self) -> usize {
-        self.dtype().block_size()
-    }
 }
 
 /// A right matrix of such a type, `[depth, columns]`, in the order in which products read it.
@@ -109,18 +74,13 @@ impl QuantizedPanels {
         read: &(dyn Fn(Range<usize>) -> Result<Vec<u32>> + Sync),
     ) -> Result<Self> {
         let row = depth / of.block() * of.dtype().type_size();
-        let halves = if of == Quantized::Q8_0 { 1 } else { 2 };
-        let is_finite = |block: &[u8]| {
-            let mut scales = block.chunks_exact(2).take(halves);
-            scales.all(|half| f16::from_le_bytes([half[0], half[1]]).is_finite())
-        };
         Self::fill(of, depth, columns, |columns| {
             let n = columns.len();
             let words = read(columns)?;
             let Some(held) = bytemuck::cast_slice::<u32, u8>(&words).get(..n * row) else {
                 bail!("{} bytes of blocks for {n} rows of {row} bytes", size_of_val(&*words));
             };
-            if !held.chunks_exact(of.dtype().type_size()).all(is_finite) {
+            if !held.chunks_exact(of.dtype().type_size()).all(|block| of.is_finite(block)) {
                 bail!("a scale is NaN or infinite");
             }
             let mut rows = vec![0; COLUMNS * row];
@@ -152,10 +112,7 @@ impl QuantizedPanels {
                 for (group, block) in row.chunks_exact(to.dtype().type_size()).enumerate() {
                     let numbers = &mut numbers[group * kind.number_bytes()..][..kind.number_bytes()];
                     let factors = &mut factors[group * kind.factor_bytes()..][..kind.factor_bytes()];
-                    match to {
-                        Quantized::Q8_0 => place_q8_0(block, column, numbers, factors),
-                        Quantized::Q4K => place_q4_k(block, column, numbers, factors),
-                    }
+                    to.place(block, column, numbers, factors);
                 }
             }
             Ok::<(), candle_core::Error>(())
@@ -183,38 +140,6 @@ impl QuantizedPanels {
     }
 }
 
-/// Places a block of 34 bytes: scale, 32 numbers.
-fn place_q8_0(block: &[u8], column: usize, numbers: &mut [u8], factors: &mut [u8]) {
-    let (scale, block) = block.split_at(2);
-    factors[2 * column..][..2].copy_from_slice(scale);
-    for (group, four) in block.chunks_exact(4).enumerate() {
-        let out = &mut numbers[(group * COLUMNS + column) * 4..][..4];
-        // The highest bit of a signed number is a difference of 128.
-        out.iter_mut().zip(four).for_each(|(out, number)| *out = number ^ OFFSET as u8);
-    }
-}
-
-/// Places a block of 144 bytes: factor of the scales, factor of the minima, 12 bytes with scales and minima of 6 bits, 256
-/// numbers of 4 bits. As in the panel, a byte has a number of an even part and one of the odd part after it.
-fn place_q4_k(block: &[u8], column: usize, numbers: &mut [u8], factors: &mut [u8]) {
-    let (halves, block) = block.split_at(4);
-    let (packed, block) = block.split_at(12);
-    for j in 0..8 {
-        let (scale, minimum) = match j {
-            0..4 => (packed[j] & 63, packed[j + 4] & 63),
-            _ => (packed[j + 4] & 15 | packed[j - 4] >> 6 << 4, packed[j + 4] >> 4 | packed[j] >> 6 << 4),
-        };
-        factors[j * COLUMNS + column] = scale;
-        factors[(8 + j) * COLUMNS + column] = minimum;
-    }
-    for (i, half) in halves.chunks_exact(2).enumerate() {
-        factors[(16 + 2 * i) * COLUMNS + 2 * column..][..2].copy_from_slice(half);
-    }
-    for (group, four) in block.chunks_exact(4).enumerate() {
-        numbers[(group * COLUMNS + column) * 4..][..4].copy_from_slice(four);
-    }
-}
-
 /// Inputs of a product.
 struct RoundedRows {
     numbers: Vec<i8>,
@@ -229,17 +154,17 @@ impl RoundedRows {
         let blocks = a.columns / BLOCK;
         let n = a.rows * blocks;
         let (mut numbers, mut scales) = (vec![0; n * BLOCK], vec![0.0; n]);
-        let (mut offsets, mut sums) = (vec![0; n], vec![0.0; n]);
+        let (mut offsets, mut sums) = (vec![0; 2 * n], vec![0.0; n]);
         let rows = a.rows.div_ceil(rayon::current_num_threads()).max(MANY);
         let parts =
             numbers.par_chunks_mut((rows * blocks * BLOCK).max(1)).zip(scales.par_chunks_mut((rows * blocks).max(1)));
-        let parts =
-            parts.zip(offsets.par_chunks_mut((rows * blocks).max(1)).zip(sums.par_chunks_mut((rows * blocks).max(1))));
+        let parts = parts
+            .zip(offsets.par_chunks_mut((2 * rows * blocks).max(1)).zip(sums.par_chunks_mut((rows * blocks).max(1))));
         parts.enumerate().for_each(|(part, ((numbers, scales), (offsets, sums)))| {
             for (r, row) in (part * rows..((part + 1) * rows).min(a.rows)).enumerate() {
                 let here = r * blocks..(r + 1) * blocks;
                 let numbers = &mut numbers[here.start * BLOCK..here.end * BLOCK];
-                let (scales, offsets) = (&mut scales[here.clone()], &mut offsets[here.clone()]);
+                let (scales, offsets) = (&mut scales[here.clone()], &mut offsets[2 * here.start..2 * here.end]);
                 round_row(a.row_part(row, 0..a.columns), numbers, scales, offsets, &mut sums[here]);
             }
         });
@@ -271,10 +196,11 @@ vectorized! {
             // Adding 1.5·2²³ rounds to a whole number, which the sum's lowest bits then are; anything where `zero` is not 0.
             const ROUND: f32 = 12_582_912.0;
             let rounded = x.map(|x| (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()).cast_signed());
-            let sum = by_halves(rounded, i32::wrapping_add);
+            let halves = [0, 1].map(|half| rounded[half * HALF..][..HALF].iter().fold(0, |sum: i32, x| sum.wrapping_add(*x)));
+            let sum = halves[0].wrapping_add(halves[1]);
             out.iter_mut().zip(rounded).for_each(|(out, rounded)| *out = rounded as i8);
             scales[block] = scale + zero;
-            offsets[block] = sum.wrapping_mul(-OFFSET);
+            offsets[2 * block..][..2].copy_from_slice(&halves.map(|sum| sum.wrapping_mul(-OFFSET)));
             sums[block] = (scale + zero) * sum as f32;
         }
     }
@@ -355,7 +281,7 @@ mod tests {
     /// Every kernel has the products of what candle makes of the blocks and of the rounded inputs.
     #[test]
     fn products_are_those_of_the_rounded_numbers() {
-        for (to, tolerance) in [(Quantized::Q8_0, 1e-5), (Quantized::Q4K, 1e-5)] {
+        for to in Quantized::ALL {
             for (m, blocks, n) in [(1, 1, 1), (3, 3, 17), (9, 2, 16), (17, 1, 130), (300, 4, 50)] {
                 let depth = blocks * to.block();
                 let (a, b) = (numbers(1, m, depth), numbers(2, n, depth));
@@ -382,7 +308,7 @@ mod tests {
                         let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
                         let error = (f64::from(*c) - sum).abs();
                         assert!(
-                            error <= tolerance * size.max(1e-9),
+                            error <= 1e-5 * size.max(1e-9),
                             "{kernel:?} {to:?} {m} × {depth} × {n}: {c}, not {sum}"
                         );
                     }
@@ -393,7 +319,7 @@ mod tests {
 
     #[test]
     fn blocks_of_a_file_are_those_that_are_made() {
-        for to in [Quantized::Q8_0, Quantized::Q4K] {
+        for to in Quantized::ALL {
             let (depth, n) = (512, 21);
             let b = numbers(8, n, depth);
             let rows = Tensor::from_slice(&b, (n, depth), &Device::Cpu).unwrap();
@@ -412,9 +338,15 @@ mod tests {
             };
             let read = of(&bytes).unwrap();
             let made = QuantizedPanels::quantize(Matrix::new(&b, n, depth, depth).t(), to).unwrap();
-            assert_eq!((&read.numbers[..], &read.factors[..]), (&made.numbers[..], &made.factors[..]), "{to:?}");
+            let columns = |panels: &QuantizedPanels| {
+                let mut all = vec![0.0; n * depth];
+                all.chunks_exact_mut(depth).enumerate().for_each(|(c, out)| panels.write_column(c, out));
+                all
+            };
+            assert!(columns(&read) == columns(&made), "{to:?}");
             assert!(of(&bytes[1..]).is_err());
-            bytes[..2].copy_from_slice(&f16::NAN.to_le_bytes());
+            let half = if matches!(to, Quantized::Q3K | Quantized::Q6K) { to.dtype().type_size() - 2 } else { 0 };
+            bytes[half..half + 2].copy_from_slice(&half::f16::NAN.to_le_bytes());
             assert!(of(&bytes).unwrap_err().to_string().contains("NaN"));
         }
     }
@@ -445,7 +377,7 @@ mod tests {
     /// A row has the same bits alone and among others.
     #[test]
     fn a_row_does_not_depend_on_others() {
-        for to in [Quantized::Q8_0, Quantized::Q4K] {
+        for to in Quantized::ALL {
             let (depth, n) = (1024, 70);
             let (a, b) = (numbers(6, 37, depth), numbers(7, depth, n));
             let panels = QuantizedPanels::quantize(Matrix::new(&b, depth, n, n), to).unwrap();
