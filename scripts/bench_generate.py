@@ -13,7 +13,7 @@ cmake, ninja and a C++ compiler.
 import argparse, json, os, pathlib, re, statistics, subprocess, sys, tempfile, time
 
 TOOLS = ["llama-bench", "llama-batched-bench", "llama-quantize", "llama-completion", "llama-server"]
-PURE = {"q8_0": "Q8_0", "q4_k": "Q4_K_S"}
+PURE = {"q8_0": "Q8_0", "q6_k": "Q6_K", "q5_k": "Q5_K_S", "q4_k": "Q4_K_S"}
 
 
 def run(*words, **more):

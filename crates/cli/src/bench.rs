@@ -47,7 +47,7 @@ pub(crate) struct BenchCommand {
     /// Data type for matrix multiplications
     #[arg(long, default_value = "auto")]
     dtype: DtypeChoice,
-    /// Measure only `prompt` and `decode`, with quantized weights (CPU only)
+    /// Measure only `prompt`, `decode` and `serve`, with quantized weights (CPU only)
     #[arg(long, value_name = "KIND")]
     quantize: Option<QuantizeChoice>,
 }
@@ -55,7 +55,7 @@ pub(crate) struct BenchCommand {
 /// Vocabulary size where it would depend on the text.
 const VOCABULARY: usize = 256;
 /// Cases that read quantized weights.
-const QUANTIZED: [&str; 2] = ["prompt", "decode"];
+const QUANTIZED: [&str; 3] = ["prompt", "decode", "serve"];
 /// Episodes of an iteration of PPO by default.
 const EPISODES: usize = 16;
 
@@ -119,7 +119,7 @@ impl BenchCommand {
 
     /// Whether `case` is selected by `--case`.
     fn wants(&self, case: &str) -> bool {
-        let is_possible = self.quantize.is_none() || QUANTIZED.contains(&case);
+        let is_possible = self.quantize.is_none() || QUANTIZED.iter().any(|begin| case.starts_with(begin));
         is_possible && (self.case.is_empty() || self.case.iter().any(|begin| case.starts_with(begin.as_str())))
     }
 
@@ -148,7 +148,7 @@ impl BenchCommand {
         }
         let wants = |case: &str| self.wants(case);
         // Only when it is asked for, as PPO is.
-        if self.quantize.is_none() && self.case.iter().any(|case| case.starts_with("serve")) {
+        if self.case.iter().any(|case| case.starts_with("serve")) {
             gptkit_serve::bench::serve(gpt, wants, ui)?.iter().try_for_each(|one| sheet.show(one))?;
         } else {
             drop(gpt);

@@ -23,7 +23,7 @@ pub(crate) struct ComputeArgs {
     /// Data type for matrix multiplications
     #[arg(long, default_value = "auto")]
     dtype: DtypeChoice,
-    /// Quantize the weights to 8 or 4 bits (CPU only)
+    /// Quantize the weights to 4 to 8 bits (CPU only)
     #[arg(long, value_name = "KIND")]
     quantize: Option<QuantizeChoice>,
 }
@@ -69,6 +69,8 @@ impl ComputeArgs {
     pub(crate) fn numbers(&self) -> ModelNumbers {
         let dtype = match (self.quantize, Dtype::from(self.dtype).settled()) {
             (Some(QuantizeChoice::Q8_0), _) => "q8_0",
+            (Some(QuantizeChoice::Q6K), _) => "q6_k",
+            (Some(QuantizeChoice::Q5K), _) => "q5_k",
             (Some(QuantizeChoice::Q4K), _) => "q4_k",
             (None, Dtype::Bf16) => "bf16",
             (None, Dtype::Tf32) => "tf32",
@@ -195,6 +197,12 @@ pub(crate) enum QuantizeChoice {
     /// 8 bits
     #[value(name = "q8_0")]
     Q8_0,
+    /// 6 bits; widths must be multiples of 256
+    #[value(name = "q6_k")]
+    Q6K,
+    /// 5 bits; widths must be multiples of 256
+    #[value(name = "q5_k")]
+    Q5K,
     /// 4 bits; widths must be multiples of 256
     #[value(name = "q4_k")]
     Q4K,
@@ -204,6 +212,8 @@ impl From<QuantizeChoice> for Quantized {
     fn from(choice: QuantizeChoice) -> Self {
         match choice {
             QuantizeChoice::Q8_0 => Self::Q8_0,
+            QuantizeChoice::Q6K => Self::Q6K,
+            QuantizeChoice::Q5K => Self::Q5K,
             QuantizeChoice::Q4K => Self::Q4K,
         }
     }

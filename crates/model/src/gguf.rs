@@ -83,8 +83,8 @@ impl GgufModel {
         Ok(Self { file, config })
     }
 
-    /// Reads its weights as f32, or for `packing` as products read them: those of q8_0 and q4_k as they are in the file, unless
-    /// another type is wanted.
+    /// Reads its weights as f32, or for `packing` as products read them: those of few bits as they are in the file, if products
+    /// read that type ([`Quantized`]) and no other one is wanted.
     ///
     /// # Errors
     /// When tensors are missing, left over, of another shape, or have values that are not finite.

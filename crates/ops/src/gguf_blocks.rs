@@ -145,11 +145,12 @@ impl Quantized {
 const LOW: u32 = 0x0f0f_0f0f;
 
 /// Four bytes of the same number.
-fn every(number: i32) -> u32 {
+const fn every(number: i32) -> u32 {
     number as u32 * 0x0101_0101
 }
 
 /// Four bytes, of which `number` times four come before.
+#[inline(always)]
 fn word(bytes: &[u8], number: usize) -> u32 {
     let four = &bytes[4 * number..][..4];
     u32::from_le_bytes([four[0], four[1], four[2], four[3]])
@@ -170,20 +171,24 @@ fn place_bytes(column: usize, numbers: &mut [u8], fours: impl Fn(usize) -> u32) 
 }
 
 /// Places the numbers of eight blocks of 32, of `4 + HIGH` bits each: `fours` gives each group of four of each block.
+#[inline(always)]
 fn place_bits<const HIGH: usize>(column: usize, numbers: &mut [u8], fours: impl Fn(usize, usize) -> u32) {
     let (low, high) = numbers.split_at_mut(BlockKind::Four.number_bytes());
+    // Higher bits of as many groups, each of an even and of an odd block, share a byte as have room there.
+    let together = if HIGH == 0 { BLOCK } else { 4 / HIGH };
     for pair in 0..4 {
-        // Of each group, those of the even and of the odd block.
-        let both: [[u32; 2]; BLOCK / 4] = std::array::from_fn(|group| [0, 1].map(|odd| fours(2 * pair + odd, group)));
-        for (group, [even, odd]) in both.iter().enumerate() {
-            put(low, pair * (BLOCK / 4) + group, column, even & LOW | (odd & LOW) << 4);
-        }
-        // Higher bits of as many groups share a byte as have room there.
-        let together = if HIGH == 0 { BLOCK } else { 4 / HIGH };
-        for (place, groups) in both.chunks_exact(together).enumerate() {
-            let bits =
-                groups.iter().flatten().enumerate().map(|(n, four)| (four >> 4 & every((1 << HIGH) - 1)) << (n * HIGH));
-            put(high, pair * (BLOCK / 4 / together) + place, column, bits.sum());
+        let mut bits = 0;
+        for group in 0..BLOCK / 4 {
+            let (even, odd) = (fours(2 * pair, group), fours(2 * pair + 1, group));
+            let place = pair * (BLOCK / 4) + group;
+            put(low, place, column, even & LOW | (odd & LOW) << 4);
+            if HIGH > 0 {
+                let (mask, number) = (every((1 << HIGH) - 1), group % together * 2);
+                bits |= (even >> 4 & mask) << (number * HIGH) | (odd >> 4 & mask) << ((number + 1) * HIGH);
+                if group % together == together - 1 {
+                    put(high, place / together, column, std::mem::take(&mut bits));
+                }
+            }
         }
     }
 }

@@ -391,7 +391,8 @@ mod vnni {
                 let scale = halves(f.add(if HIGH == 2 { SCALE_OF_SIX } else { SCALE }));
                 let minimum = if HIGH == 2 { _mm512_setzero_ps() } else { halves(f.add(MINIMUM)) };
                 // An even block and the odd one after it, whose numbers share bytes.
-                for (even, part) in (0..8).step_by(2).flat_map(|even| (0..parts).map(move |part| (even, part))) {
+                for number in 0..4 * parts {
+                    let (even, part) = (number / parts * 2, number % parts);
                     let block = eight * 8 + even;
                     let mut dots = [[_mm512_setzero_si512(); R]; 2];
                     if HIGH == 2 {
@@ -402,27 +403,36 @@ mod vnni {
                             }
                         }
                     }
-                    for group in part * groups..(part + 1) * groups {
-                        let at = even / 2 * (BLOCK / 4) + group;
-                        let w = numbers.add(at * 4 * COLUMNS);
-                        prefetch_ahead(w, AHEAD);
-                        let both = _mm512_loadu_si512(w.cast());
-                        let mut w = [both, _mm512_srli_epi16::<4>(both)].map(|w| _mm512_and_si512(w, low));
+                    for first in (part * groups..(part + 1) * groups).step_by(together) {
+                        let at = even / 2 * (BLOCK / 4) + first;
+                        let mut bits = low;
                         if HIGH > 0 {
-                            let bits = _mm512_loadu_si512(highest.add(at / together * 4 * COLUMNS).cast());
-                            for (odd, w) in w.iter_mut().enumerate() {
-                                // To the bits above the lower four.
-                                let from = (group % together * 2 + odd) * HIGH;
-                                let up = _mm_cvtsi32_si128(4usize.saturating_sub(from) as i32);
-                                let down = _mm_cvtsi32_si128(from.saturating_sub(4) as i32);
-                                let bits = _mm512_srl_epi16(_mm512_sll_epi16(bits, up), down);
-                                *w = _mm512_or_si512(*w, _mm512_and_si512(bits, high));
-                            }
+                            let from = highest.add(at / together * 4 * COLUMNS);
+                            prefetch_ahead(from, AHEAD);
+                            bits = _mm512_loadu_si512(from.cast());
                         }
-                        for r in 0..R {
-                            for odd in 0..2 {
-                                let x = four(x[r].add((block + odd) * BLOCK + group * 4));
-                                dots[odd][r] = _mm512_dpbusd_epi32(dots[odd][r], w[odd], x);
+                        for n in 0..together {
+                            let from = numbers.add((at + n) * 4 * COLUMNS);
+                            prefetch_ahead(from, AHEAD);
+                            let both = _mm512_loadu_si512(from.cast());
+                            let mut w = [both, _mm512_srli_epi16::<4>(both)].map(|w| _mm512_and_si512(w, low));
+                            if HIGH > 0 {
+                                for (odd, w) in w.iter_mut().enumerate() {
+                                    // To the bits above the lower four. The loops are unrolled: each shift is a constant.
+                                    let from = (n * 2 + odd) * HIGH;
+                                    let bits = if from <= 4 {
+                                        _mm512_sll_epi16(bits, _mm_cvtsi32_si128(4 - from as i32))
+                                    } else {
+                                        _mm512_srl_epi16(bits, _mm_cvtsi32_si128(from as i32 - 4))
+                                    };
+                                    *w = _mm512_or_si512(*w, _mm512_and_si512(bits, high));
+                                }
+                            }
+                            for r in 0..R {
+                                for odd in 0..2 {
+                                    let x = four(x[r].add((block + odd) * BLOCK + (first + n) * 4));
+                                    dots[odd][r] = _mm512_dpbusd_epi32(dots[odd][r], w[odd], x);
+                                }
                             }
                         }
                     }
