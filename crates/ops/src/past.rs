@@ -1,6 +1,7 @@
 //! Keys and values of past tokens on the CPU, and attention of new tokens to them.
 
 use crate::attention::Mask;
+use crate::blocks::JOBS;
 use crate::cpu::element::Element;
 use crate::linear::round;
 use crate::matrix::Matrix;
@@ -19,7 +20,7 @@ pub(crate) struct Past<E> {
     rows: Vec<CachedSequence<E>>,
 }
 
-/// Heads, at least, that a thread works on one after the other where tokens are few.
+/// Heads that a thread works on one after the other where tokens are few and heads many.
 const HEADS: usize = 4;
 
 /// A sequence's heads; none before its first token.
@@ -105,8 +106,9 @@ impl<E: Element> Past<E> {
         // Of few tokens each head is one job, which does both.
         let new = NewHeads { qkv, d: mixed.len() / sequences.n_tokens().max(1), n_head };
         let mixed = SharedSlice::new(mixed);
-        let heads = self.heads(sequences, &new).into_par_iter().with_min_len(HEADS);
-        heads.for_each(|(head, h, tokens)| {
+        let heads = self.heads(sequences, &new);
+        let together = (heads.len() / (JOBS * rayon::current_num_threads())).clamp(1, HEADS);
+        heads.into_par_iter().with_min_len(together).for_each(|(head, h, tokens)| {
             let first = head.len();
             new.add(head, h, &tokens);
             new.attend(head, (h, tokens, first), mask, &mixed);
