@@ -175,7 +175,7 @@ fn place_bytes(column: usize, numbers: &mut [u8], fours: impl Fn(usize) -> u32) 
 fn place_bits<const HIGH: usize>(column: usize, numbers: &mut [u8], fours: impl Fn(usize, usize) -> u32) {
     let (low, high) = numbers.split_at_mut(BlockKind::Four.number_bytes());
     // Higher bits of as many groups, each of an even and of an odd block, share a byte as have room there.
-    let together = if HIGH == 0 { BLOCK } else { 4 / HIGH };
+    let together = 4usize.checked_div(HIGH).unwrap_or(BLOCK);
     for pair in 0..4 {
         let mut bits = 0;
         for group in 0..BLOCK / 4 {
