@@ -26,6 +26,7 @@ pub enum Quantized {
 }
 
 impl Quantized {
+    /// All of them.
     pub(crate) const ALL: [Self; 7] = [Self::Q4_0, Self::Q5_0, Self::Q8_0, Self::Q3K, Self::Q4K, Self::Q5K, Self::Q6K];
 
     /// The type that stores weights of `dtype`, if products read them as they are.
@@ -90,13 +91,13 @@ impl Quantized {
         match self {
             // Numbers from 0 to 15, 8 of which is zero: the first half of them in the lower bits of the bytes.
             Self::Q4_0 => place_bytes(column, numbers, |group| {
-                (word(&block[2..], group % 4) >> (4 * (group / 4)) & LOW).wrapping_add(every(OFFSET - 8))
+                (word(&block[2..], group % 4) >> (4 * (group / 4)) & LOW) + every(OFFSET - 8)
             }),
             // Numbers from 0 to 31, 16 of which is zero: the highest bits of all come first.
             Self::Q5_0 => place_bytes(column, numbers, |group| {
                 let four = word(&block[2..], 0) >> (4 * group);
                 let high = (0..4).map(|i| (four >> i & 1) << (8 * i + 4)).sum::<u32>();
-                (word(&block[6..], group % 4) >> (4 * (group / 4)) & LOW | high).wrapping_add(every(OFFSET - 16))
+                (word(&block[6..], group % 4) >> (4 * (group / 4)) & LOW | high) + every(OFFSET - 16)
             }),
             // The highest bit of a signed number is a difference of 128.
             Self::Q8_0 => place_bytes(column, numbers, |group| word(&block[2..], group) ^ every(OFFSET)),

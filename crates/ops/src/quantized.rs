@@ -50,7 +50,8 @@ impl QuantizedPanels {
     pub(crate) fn quantize(matrix: Matrix<f32>, to: Quantized) -> Result<Self> {
         let (depth, dtype) = (matrix.rows, to.dtype());
         Self::fill(to, depth, matrix.columns, |columns| {
-            let mut numbers = vec![0.0f32; COLUMNS * depth];
+            let n = columns.len();
+            let mut numbers = vec![0.0f32; n * depth];
             for (c, column) in columns.enumerate() {
                 let out = &mut numbers[c * depth..][..depth];
                 if matrix.is_transposed() {
@@ -59,7 +60,7 @@ impl QuantizedPanels {
                     out.iter_mut().enumerate().for_each(|(k, out)| *out = matrix.row_part(k, column..column + 1)[0]);
                 }
             }
-            let rows = Tensor::from_vec(numbers, (COLUMNS, depth), &Device::Cpu)?;
+            let rows = Tensor::from_vec(numbers, (n, depth), &Device::Cpu)?;
             Ok(QTensor::quantize(&rows, dtype)?.data()?.into_owned())
         })
     }
@@ -83,14 +84,11 @@ impl QuantizedPanels {
             if !held.chunks_exact(of.dtype().type_size()).all(|block| of.is_finite(block)) {
                 bail!("a scale is NaN or infinite");
             }
-            let mut rows = vec![0; COLUMNS * row];
-            rows[..held.len()].copy_from_slice(held);
-            Ok(rows)
+            Ok(held.to_vec())
         })
     }
 
-    /// `rows_of` returns the blocks of some columns, at most 16, one column after the other; those of columns that are not
-    /// there may be anything.
+    /// `rows_of` returns the blocks of some columns, at most 16, one column after the other.
     fn fill(
         to: Quantized,
         depth: usize,
@@ -108,7 +106,7 @@ impl QuantizedPanels {
         let panels = numbers.par_chunks_mut(number_bytes.max(1)).zip(factors.par_chunks_mut(factor_bytes.max(1)));
         panels.enumerate().try_for_each(|(panel, (numbers, factors))| {
             let rows = rows_of(panel * COLUMNS..((panel + 1) * COLUMNS).min(columns))?;
-            for (column, row) in rows.chunks_exact(rows.len() / COLUMNS).enumerate() {
+            for (column, row) in rows.chunks_exact(depth / to.block() * to.dtype().type_size()).enumerate() {
                 for (group, block) in row.chunks_exact(to.dtype().type_size()).enumerate() {
                     let numbers = &mut numbers[group * kind.number_bytes()..][..kind.number_bytes()];
                     let factors = &mut factors[group * kind.factor_bytes()..][..kind.factor_bytes()];
@@ -196,7 +194,8 @@ vectorized! {
             // Adding 1.5·2²³ rounds to a whole number, which the sum's lowest bits then are; anything where `zero` is not 0.
             const ROUND: f32 = 12_582_912.0;
             let rounded = x.map(|x| (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()).cast_signed());
-            let halves = [0, 1].map(|half| rounded[half * HALF..][..HALF].iter().fold(0, |sum: i32, x| sum.wrapping_add(*x)));
+            let (first, second) = rounded.split_at(HALF);
+            let halves = [first, second].map(|half| half.iter().fold(0, |sum: i32, x| sum.wrapping_add(*x)));
             let sum = halves[0].wrapping_add(halves[1]);
             out.iter_mut().zip(rounded).for_each(|(out, rounded)| *out = rounded as i8);
             scales[block] = scale + zero;
@@ -338,12 +337,7 @@ mod tests {
             };
             let read = of(&bytes).unwrap();
             let made = QuantizedPanels::quantize(Matrix::new(&b, n, depth, depth).t(), to).unwrap();
-            let columns = |panels: &QuantizedPanels| {
-                let mut all = vec![0.0; n * depth];
-                all.chunks_exact_mut(depth).enumerate().for_each(|(c, out)| panels.write_column(c, out));
-                all
-            };
-            assert!(columns(&read) == columns(&made), "{to:?}");
+            assert_eq!((&read.numbers[..], &read.factors[..]), (&made.numbers[..], &made.factors[..]), "{to:?}");
             assert!(of(&bytes[1..]).is_err());
             let half = if matches!(to, Quantized::Q3K | Quantized::Q6K) { to.dtype().type_size() - 2 } else { 0 };
             bytes[half..half + 2].copy_from_slice(&half::f16::NAN.to_le_bytes());

@@ -37,12 +37,17 @@ pub(crate) struct GenerationJob {
 impl GenerationJob {
     /// The most tokens that the model holds for it at once, of prompt and continuations.
     pub(crate) fn tokens(&self) -> usize {
-        self.options.n_samples.max(1) * (self.prompt.len() + self.options.max_new_tokens)
+        self.options.n_samples.max(1) * self.longest()
+    }
+
+    /// The most tokens of its prompt and one continuation.
+    pub(crate) fn longest(&self) -> usize {
+        self.prompt.len() + self.options.max_new_tokens
     }
 
     /// The bytes of keys and values that it needs at most, of `model`.
     pub(crate) fn bytes(&self, model: &ServedModel) -> usize {
-        self.options.n_samples.max(1) * model.sequence_bytes(self.prompt.len() + self.options.max_new_tokens)
+        self.options.n_samples.max(1) * model.sequence_bytes(self.longest())
     }
 
     /// Counts it as canceled, once.

@@ -112,8 +112,7 @@ impl<'m> Lane<'m> {
 
     /// Bytes that its requests may need at most.
     pub(crate) fn reserved_bytes(&self) -> usize {
-        let of_row =
-            |row: &RunningRow| self.model.sequence_bytes(row.job.prompt.len() + row.job.options.max_new_tokens);
+        let of_row = |row: &RunningRow| self.model.sequence_bytes(row.job.longest());
         let prompts: usize = self.reading.iter().map(|one| one.job.bytes(self.model)).sum();
         prompts + self.rows.iter().map(of_row).sum::<usize>()
     }
