@@ -66,18 +66,22 @@ async def rate(session, options, url, dice, n):
 
 
 async def streams(session, options):
-    dice, urls, one = random.Random(1), [options.url, *options.against], None
+    dice, urls, counts = random.Random(1), [options.url, *options.against], [1, 4, 16]
     for url in urls:
         await rate(session, options, url, dice, 1)
-    for n in [1, 4, 16]:
-        turns = [[await rate(session, options, url, dice, n) for url in urls] for _ in range(options.turns)]
-        rates = [statistics.median(column) for column in zip(*turns)]
-        one = one or rates
-        for url, now, alone in zip(urls, rates, one):
-            print(f"{n:3} streams  {now:8.1f} tokens/s  {now / alone:5.2f} times one stream  {url}", flush=True)
+    # Of one turn, all rates are measured one after the other: a machine's speed changes from minute to minute.
+    turns = [[[await rate(session, options, url, dice, n) for url in urls] for n in counts] for _ in range(options.turns)]
+    for i, n in enumerate(counts):
+        for u, url in enumerate(urls):
+            now = statistics.median(turn[i][u] for turn in turns)
+            print(f"{n:3} streams  {now:8.1f} tokens/s  {of([turn[i][u] / turn[0][u] for turn in turns])} times one stream  {url}")
         if len(urls) > 1:
-            ratios = [turn[0] / turn[1] for turn in turns]
-            print(f"{n:3} streams  ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+            print(f"{n:3} streams  ratio {of([turn[i][0] / turn[i][1] for turn in turns])}")
+
+
+def of(ratios):
+    """The median, and from where to where they go."""
+    return f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 async def mix(session, options):
