@@ -5,21 +5,22 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-/// A line of the cache.
-#[repr(C, align(64))]
+/// A page of memory. (The allocator takes multiples of it as they are. Aligned to lines of the cache only, 16 KiB would take
+/// 20.)
+#[repr(C, align(4096))]
 #[derive(Clone, Copy)]
-struct Line([u8; 64]);
+struct Page([u8; 4096]);
 
 // SAFETY: bytes, of which there are as many as the alignment asks for; any values may be there.
-unsafe impl Zeroable for Line {}
+unsafe impl Zeroable for Page {}
 // SAFETY: as above.
-unsafe impl Pod for Line {}
+unsafe impl Pod for Page {}
 
-/// Numbers that begin with a line of the cache and are zero at first. The system makes the memory zero when it is first
+/// Numbers that begin with a page and are zero at first. The system makes the memory zero when it is first
 /// written: all threads that write parts of it wait for that at the same time.
 #[derive(Clone)]
 pub(crate) struct Zeroed<T> {
-    lines: Vec<Line>,
+    pages: Vec<Page>,
     len: usize,
     of: PhantomData<T>,
 }
@@ -27,8 +28,8 @@ pub(crate) struct Zeroed<T> {
 impl<T: Pod> Zeroed<T> {
     /// `len` zeros.
     pub(crate) fn new(len: usize) -> Self {
-        let lines = bytemuck::zeroed_vec((len * size_of::<T>()).div_ceil(size_of::<Line>()));
-        Self { lines, len, of: PhantomData }
+        let pages = bytemuck::zeroed_vec((len * size_of::<T>()).div_ceil(size_of::<Page>()));
+        Self { pages, len, of: PhantomData }
     }
 }
 
@@ -36,13 +37,13 @@ impl<T: Pod> Deref for Zeroed<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        &bytemuck::cast_slice(&self.pages)[..self.len]
     }
 }
 
 impl<T: Pod> DerefMut for Zeroed<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        &mut bytemuck::cast_slice_mut(&mut self.pages)[..self.len]
     }
 }
 
