@@ -188,23 +188,18 @@ PINNED = [*MPIRUN, "-x", "RAYON_NUM_THREADS=1", "--bind-to", "core", "-n", "2"]
 
 def speed(options, folder):
     def measured(name, start):
+        """Tokens per second, and the memory of the largest process, MB."""
         out = folder / name
         child = subprocess.Popen([*start, *small_run(options, folder, out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        peak = {}
-        while child.poll() is None:
-            for process in processes(out):
-                try:
-                    status = pathlib.Path(f"/proc/{process}/status").read_text()
-                    peak[process] = int(re.search(r"VmHWM:\s+(\d+)", status).group(1)) / 1024
-                except (OSError, AttributeError):
-                    pass
-            time.sleep(0.2)
-        found = rate(out), sorted(peak.values())
+        _, status, usage = os.wait4(child.pid, 0)
+        if status != 0:
+            sys.exit(f"{name}: training failed")
+        found = rate(out), usage.ru_maxrss / 1024
         shutil.rmtree(out)
         return found
-    for turn in range(2):
+    for turn in range(3):
         (one, one_peak), (two, two_peak) = measured(f"one-{turn}", []), measured(f"two-{turn}", PINNED)
-        print(f"speed   one process {one:.0f} tokens/s ({one_peak[-1]:.0f} MB), two ranks {two:.0f} ({' and '.join(f'{x:.0f}' for x in two_peak)} MB): "
+        print(f"speed   one process {one:.0f} tokens/s ({one_peak:.0f} MB), two ranks {two:.0f} ({two_peak:.0f} MB each at most): "
               f"ratio {two / one:.3f}", flush=True)
 
 
@@ -220,12 +215,14 @@ def network(options, folder):
         done = subprocess.run(["unshare", "-n", "bash", "-c", limited, "network", *words] if gigabits else words, capture_output=True, text=True)
         if done.returncode != 0:
             sys.exit(f"{' '.join(words)}: exit {done.returncode}\n{done.stderr[-4000:]}")
-        waited = re.search(r"spent ([0-9.]+)% of the time waiting", done.stderr)
+        share = re.search(r"spent ([0-9.]+)% of the time waiting", done.stderr)
         step = 4096 / rate(out)
-        alone = alone or step
-        wire = f", on the wire {2 * 4 * 124_439_808 * 8 / (gigabits * 1e9):.2f} s, longer by {step - alone:.2f} s" if gigabits else ""
-        print(f"network {f'{gigabits} Gb/s' if gigabits else 'shared memory'}: a step {step:.2f} s{wire}, "
-              f"{waited.group(1) + '%' if waited else '?'} of the time waiting", flush=True)
+        waits = float(share[1]) / 100 * step
+        alone = alone or (step, waits)
+        wire = f", on the wire {2 * 4 * 124_439_808 * 8 / (gigabits * 1e9):.2f} s" if gigabits else ""
+        # The step's own time changes with the machine's speed; the time spent waiting less so.
+        print(f"network {f'{gigabits} Gb/s' if gigabits else 'shared memory'}: a step {step:.2f} s ({step - alone[0]:+.2f})"
+              f"{wire}, the first rank waits {waits:.2f} s ({waits - alone[1]:+.2f})", flush=True)
         shutil.rmtree(out)
 
 
