@@ -9,7 +9,6 @@ use crate::cpu::element::Element;
 use crate::cpu::vectorized;
 use crate::gguf_blocks::Quantized;
 use crate::matrix::Matrix;
-use crate::slices::by_halves;
 use crate::zeroed::Zeroed;
 use candle_core::quantized::QTensor;
 use candle_core::{Device, Result, Tensor, bail};
@@ -186,21 +185,21 @@ vectorized! {
         let (row, out) = (row.as_chunks::<BLOCK>().0, numbers.as_chunks_mut::<BLOCK>().0);
         for (block, (x, out)) in row.iter().zip(out).enumerate() {
             let x: [f32; BLOCK] = std::array::from_fn(|k| x[k].get());
-            let largest = by_halves(x.map(f32::abs), f32::max);
-            // Not a number where one of them is not finite.
-            let zero = by_halves(x.map(|x| x * 0.0), |a, b| a + b);
-            let scale = largest / 127.0;
-            let inverse = if scale > 0.0 && largest.is_finite() { 1.0 / scale } else { 0.0 };
-            // Adding 1.5·2²³ rounds to a whole number, which the sum's lowest bits then are; anything where `zero` is not 0.
+            // Without their signs, the bits of numbers are in the numbers' order; infinity and what is no number come last.
+            let bits = x.iter().fold(0, |most: u32, x| most.max(x.to_bits() & !(1 << 31)));
+            let largest = f32::from_bits(bits);
+            let scale = if largest.is_finite() { largest / 127.0 } else { f32::NAN };
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            // Adding 1.5·2²³ rounds to a whole number, which the sum's lowest bits then are; anything where the scale is NaN.
             const ROUND: f32 = 12_582_912.0;
             let rounded = x.map(|x| (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()).cast_signed());
             let (first, second) = rounded.split_at(HALF);
             let halves = [first, second].map(|half| half.iter().fold(0, |sum: i32, x| sum.wrapping_add(*x)));
             let sum = halves[0].wrapping_add(halves[1]);
             out.iter_mut().zip(rounded).for_each(|(out, rounded)| *out = rounded as i8);
-            scales[block] = scale + zero;
+            scales[block] = scale;
             offsets[2 * block..][..2].copy_from_slice(&halves.map(|sum| sum.wrapping_mul(-OFFSET)));
-            sums[block] = (scale + zero) * sum as f32;
+            sums[block] = scale * sum as f32;
         }
     }
 }

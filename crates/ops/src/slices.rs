@@ -128,12 +128,7 @@ pub(crate) const LANES: usize = 32;
 #[inline(always)]
 pub(crate) fn fold(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     // Through memory, or the compiler would cut the vectors of the loop before into those of the last step.
-    by_halves(std::hint::black_box(lanes), f)
-}
-
-/// The same of any numbers, without the detour through memory.
-#[inline(always)]
-pub(crate) fn by_halves<T: Copy>(mut numbers: [T; LANES], f: impl Fn(T, T) -> T) -> T {
+    let mut numbers = std::hint::black_box(lanes);
     let mut n = LANES;
     while n > 1 {
         n /= 2;
