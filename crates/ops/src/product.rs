@@ -413,9 +413,12 @@ mod tests {
             paths.extend((Cpu::get().level >= Level::Avx512).then_some(Path::Avx512));
             let dots = Cpu::get().level == Level::Avx512 && crate::cpu::pairs::are_at_hand();
             paths.extend((precision == Precision::Bf16 && dots).then_some(Path::Dots));
+            #[cfg(target_os = "linux")]
+            if precision == Precision::Bf16 && dots {
+                crate::cpu::amx::emulated::install();
+                paths.push(Path::Tiles);
+            }
         }
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        paths.extend((precision == Precision::Bf16 && Cpu::get().tiles.is_ok()).then_some(Path::Tiles));
         paths
     }
 

@@ -4,7 +4,7 @@
 //! result has the same bits however many rows there are, and on any number of threads.
 
 use crate::blocks::{JOBS, READING, blocks};
-use crate::cpu::bytes::{BLOCK, BlockKind, ByteKernel, ByteRows, COLUMNS, HALF, OFFSET, PanelBlocks, ROWS, weight};
+use crate::cpu::bytes::{BLOCK, BlockKind, ByteKernel, ByteRows, COLUMNS, DEEP, HALF, OFFSET, PanelBlocks, weight};
 use crate::cpu::element::Element;
 use crate::cpu::vectorized;
 use crate::gguf_blocks::Quantized;
@@ -19,8 +19,8 @@ use std::ops::Range;
 /// Panels whose sums are kept before they are handed out, and numbers between rows of sums.
 const GROUP: usize = 8;
 const STRIDE: usize = GROUP * COLUMNS + 16;
-/// Blocks of depth that are read at a time, so that they stay in the first-level cache: a multiple of eight.
-const DEEP: usize = 24;
+/// Rows that are not divided among threads: those of a matrix tile.
+const UNIT: usize = 16;
 /// Rows that a thread works on at a time, so that their inputs and sums stay in the second-level cache.
 const TALL: usize = 256;
 /// Rows from which on all threads round inputs.
@@ -221,7 +221,7 @@ fn multiply_with<A: Element>(
     finish: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) {
     let rounded = RoundedRows::of(a);
-    let jobs = blocks((a.rows, b.columns), (ROWS, COLUMNS), (TALL / ROWS, usize::MAX), READING, JOBS);
+    let jobs = blocks((a.rows, b.columns), (UNIT, COLUMNS), (TALL / UNIT, usize::MAX), READING, JOBS);
     jobs.into_par_iter().for_each(|(rows, columns)| {
         SUMS.with_borrow_mut(|sums| {
             sums.resize(sums.len().max(rows.len() * STRIDE), 0.0);
@@ -230,11 +230,8 @@ fn multiply_with<A: Element>(
                 for k in (0..b.blocks).step_by(DEEP) {
                     for column in group.clone().step_by(COLUMNS) {
                         let right = b.part(column / COLUMNS, k..(k + DEEP).min(b.blocks));
-                        for row in rows.clone().step_by(ROWS) {
-                            let n = ROWS.min(rows.end - row);
-                            let out = &mut sums[(row - rows.start) * STRIDE + column - first..];
-                            kernel.tile(rounded.rows(), (row, n), right, (out, STRIDE), k > 0);
-                        }
+                        let out = (&mut sums[column - first..], STRIDE);
+                        kernel.multiply(rounded.rows(), (rows.start, rows.len()), right, out, k > 0);
                     }
                 }
                 for (row, sums) in rows.clone().zip(sums.chunks_exact_mut(STRIDE)) {
@@ -259,6 +256,11 @@ mod tests {
             kernels.extend((has_avx2 && is_x86_feature_detected!("fma")).then_some(ByteKernel::Avx2));
             let vnni = is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw");
             kernels.extend(vnni.then_some(ByteKernel::Vnni));
+            #[cfg(target_os = "linux")]
+            if vnni {
+                crate::cpu::amx::emulated::install();
+                kernels.push(ByteKernel::Tiles);
+            }
         }
         kernels
     }

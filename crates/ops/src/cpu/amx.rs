@@ -2,6 +2,13 @@
 //!
 //! A tile holds 16 rows of 64 bytes: 16 rows of a left panel of [`pairs`], or 16 pairs of depth of 16 columns of a right
 //! one. Panels begin at multiples of 64 bytes, without which loads take twice as long.
+//!
+//! - [`bytes`]     products of numbers of few bits on tiles
+//! - `emulated`    tiles for tests, on processors without them
+
+pub(crate) mod bytes;
+#[cfg(test)]
+pub(crate) mod emulated;
 
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
@@ -14,11 +21,11 @@ use std::ops::Range;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Amx;
 
-/// Asks the processor whether it has tiles for bf16, and the kernel for permission to use them.
+/// Asks the processor whether it has tiles for bf16 and for bytes, and the kernel for permission to use them.
 pub(crate) fn permit() -> Result<(), String> {
     use std::arch::x86_64::__cpuid_count;
-    // EDX of leaf 7: AMX-BF16 and AMX-TILE.
-    let tiles = (1 << 22) | (1 << 24);
+    // EDX of leaf 7: AMX-BF16, AMX-TILE and AMX-INT8.
+    let tiles = (1 << 22) | (1 << 24) | (1 << 25);
     if __cpuid_count(7, 0).edx & tiles != tiles {
         return Err("the CPU has no matrix tiles (AMX)".to_owned());
     }
@@ -105,19 +112,20 @@ impl Kernel for Amx {
         next: &[F],
     ) {
         prefetch(next);
-        configure();
+        configure(size_of::<[bf16; 32]>());
         // SAFETY: the tiles are configured; the panels hold `depth`/32 pairs of tiles each, of bf16, the only panels that
         // are packed for tiles; `c` holds 32 rows of 32 numbers. All as the caller promises.
         unsafe { tiles(left, right.cast(), depth / 32, c, stride * size_of::<f32>(), add) }
     }
 }
 
-/// Has this thread's tiles be 16 rows of 64 bytes; once a thread.
+/// Has this thread's tiles be those of products of `depth` bytes of each row and column: four of sums (0 to 3), two of rows (4
+/// and 5) and two of columns, whose bytes lie in fours side by side (6 and 7).
 #[inline]
-fn configure() {
+fn configure(depth: usize) {
     use std::cell::Cell;
     thread_local! {
-        static CONFIGURED: Cell<bool> = const { Cell::new(false) };
+        static CONFIGURED: Cell<usize> = const { Cell::new(0) };
     }
     #[repr(C, align(64))]
     struct Config {
@@ -127,12 +135,14 @@ fn configure() {
         row_bytes: [u16; 16],
         rows: [u8; 16],
     }
-    if CONFIGURED.replace(true) {
+    if CONFIGURED.replace(depth) == depth {
         return;
     }
     let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
     config.row_bytes[..8].fill(64);
+    config.row_bytes[4..6].fill(depth as u16);
     config.rows[..8].fill(16);
+    config.rows[6..8].fill((depth / 4) as u8);
     // SAFETY: reads the 64 bytes of a valid configuration; only where tiles are permitted does anything call this.
     unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) }
 }
@@ -195,5 +205,16 @@ unsafe fn tiles(left: *const bf16, right: *const bf16, blocks: usize, c: *mut f3
             out("tmm7") _,
             options(nostack),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_the_first_use_are_right() {
+        emulated::install();
+        assert!(!pairs::are_at_hand() || sums_are_right());
     }
 }

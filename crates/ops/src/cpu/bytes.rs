@@ -17,16 +17,18 @@ pub(crate) const BLOCK: usize = 32;
 /// Half of them.
 pub(crate) const HALF: usize = BLOCK / 2;
 /// Rows of a tile at most.
-pub(crate) const ROWS: usize = 8;
+const ROWS: usize = 8;
+/// Blocks of depth at a time, at most, so that they stay in the first-level cache: a multiple of eight.
+pub(crate) const DEEP: usize = 24;
 /// What is added to weights of 8 bits, since the instructions multiply unsigned numbers by signed ones.
 pub(crate) const OFFSET: i32 = 128;
 /// What numbers of 6 bits are stored with.
-const OFFSET_OF_SIX: i32 = 32;
+pub(crate) const OFFSET_OF_SIX: i32 = 32;
 /// Among the factors of eight blocks of numbers of 4 or 5 bits, whose scales come first: where their minima, the factor of the
 /// scales and that of the minima begin.
 pub(crate) const MINIMA: usize = 8 * COLUMNS;
 pub(crate) const SCALE: usize = 2 * MINIMA;
-const MINIMUM: usize = SCALE + 2 * COLUMNS;
+pub(crate) const MINIMUM: usize = SCALE + 2 * COLUMNS;
 /// Of numbers of 6 bits: where the factor of the scales begins.
 pub(crate) const SCALE_OF_SIX: usize = 16 * COLUMNS;
 
@@ -76,7 +78,7 @@ impl BlockKind {
     }
 
     /// Bits of a number that lie apart from its lower four.
-    fn high_bits(self) -> usize {
+    pub(crate) fn high_bits(self) -> usize {
         match self {
             Self::Eight | Self::Four => 0,
             Self::Five => 1,
@@ -120,6 +122,9 @@ pub(crate) enum ByteKernel {
     /// AVX-512 with VNNI.
     #[cfg(target_arch = "x86_64")]
     Vnni,
+    /// Matrix tiles (Intel's AMX) for 16 rows at a time, and the same for the rest.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    Tiles,
 }
 
 impl ByteKernel {
@@ -130,6 +135,10 @@ impl ByteKernel {
             use super::{Cpu, Level};
             let level = Cpu::get().level;
             if level == Level::Avx512 && is_x86_feature_detected!("avx512vnni") {
+                #[cfg(target_os = "linux")]
+                if Cpu::get().tiles.is_ok() {
+                    return Self::Tiles;
+                }
                 return Self::Vnni;
             }
             if level >= Level::Avx2 && is_x86_feature_detected!("f16c") {
@@ -139,10 +148,10 @@ impl ByteKernel {
         Self::Portable
     }
 
-    /// One tile: `rows` rows of inputs from row `row` on, times a panel's blocks. Writes rows of 16 sums, `stride` apart, to
-    /// `out`, or adds to what is there.
+    /// `rows` rows of inputs from row `row` on, times a panel's blocks, at most [`DEEP`]. Writes rows of 16 sums, `stride`
+    /// apart, to `out`, or adds to what is there.
     #[inline]
-    pub(crate) fn tile(
+    pub(crate) fn multiply(
         self,
         left: ByteRows,
         (row, rows): (usize, usize),
@@ -152,15 +161,31 @@ impl ByteKernel {
     ) {
         let groups = right.blocks / right.kind.group();
         assert!(right.blocks.is_multiple_of(right.kind.group()) && right.first + right.blocks <= left.blocks);
-        assert!((1..=ROWS).contains(&rows) && (row + rows) * left.blocks <= left.scales.len());
+        assert!((1..=DEEP).contains(&right.blocks) && (row + rows) * left.blocks <= left.scales.len());
         assert!(left.numbers.len() == left.scales.len() * BLOCK && stride >= COLUMNS);
         assert!(left.offsets.len() == 2 * left.scales.len() && left.sums.len() == left.scales.len());
-        assert!(right.numbers.len() >= groups * right.kind.number_bytes());
-        assert!(right.factors.len() >= groups * right.kind.factor_bytes());
-        assert!(out.len() >= (rows - 1) * stride + COLUMNS);
+        assert!(right.numbers.len() == groups * right.kind.number_bytes());
+        assert!(right.factors.len() == groups * right.kind.factor_bytes());
+        assert!(rows > 0 && out.len() >= (rows - 1) * stride + COLUMNS);
         if !add {
             out.chunks_mut(stride).take(rows).for_each(|out| out[..COLUMNS].fill(0.0));
         }
+        let mut done = 0;
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if self == Self::Tiles {
+            use super::amx::bytes;
+            done = rows / bytes::ROWS * bytes::ROWS;
+            // SAFETY: `fastest` chooses it where there are tiles, and tests where they are emulated; sizes are as asserted.
+            unsafe { bytes::multiply(left, (row, done), right, out.as_mut_ptr(), stride) }
+        }
+        for r in (done..rows).step_by(ROWS) {
+            self.tile(left, (row + r, ROWS.min(rows - r)), right, (&mut out[r * stride..], stride));
+        }
+    }
+
+    /// At most [`ROWS`] rows, with vector instructions; sizes are those that [`ByteKernel::multiply`] asserts.
+    #[inline]
+    fn tile(self, left: ByteRows, (row, rows): (usize, usize), right: PanelBlocks, (out, stride): (&mut [f32], usize)) {
         match self {
             Self::Portable => {
                 for (r, out) in out.chunks_mut(stride).take(rows).enumerate() {
@@ -178,9 +203,9 @@ impl ByteKernel {
                     }
                 }
             },
-            // SAFETY: as above.
+            // SAFETY: as above; where there are tiles, there is AVX-512 with VNNI.
             #[cfg(target_arch = "x86_64")]
-            Self::Vnni => unsafe {
+            _ => unsafe {
                 let out = out.as_mut_ptr();
                 match rows {
                     1 => vnni::tile::<1>(left, row, right, out, stride),
@@ -316,7 +341,7 @@ mod vnni {
     /// Adds to the sums in `out`.
     ///
     /// # Safety
-    /// The processor has the instructions, and the sizes are those that [`ByteKernel::tile`] asserts for `R` rows.
+    /// The processor has the instructions, and the sizes are those that [`ByteKernel::multiply`] asserts for `R` rows.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     pub(super) unsafe fn tile<const R: usize>(
         left: ByteRows,
@@ -522,7 +547,7 @@ mod avx2 {
     /// Adds to the sums in `out`.
     ///
     /// # Safety
-    /// The processor has the instructions, and the sizes are those that [`ByteKernel::tile`] asserts for `R` rows.
+    /// The processor has the instructions, and the sizes are those that [`ByteKernel::multiply`] asserts for `R` rows.
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn tile<const R: usize>(
         left: ByteRows,
