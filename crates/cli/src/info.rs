@@ -4,8 +4,8 @@ use crate::env::{VARIABLES, Variable};
 use crate::ui::Ui;
 use clap::Args;
 use gptkit_data::printable::printable_line;
-use gptkit_ops::Precision;
 use gptkit_ops::cpu::Cpu;
+use gptkit_ops::{Precision, Quantized};
 
 /// Show the CPU and GPU features in use, and why
 #[derive(Debug, Args)]
@@ -23,6 +23,7 @@ impl InfoCommand {
             ("threads", rayon::current_num_threads().to_string()),
             ("loops and f32 products", cpu.level.to_string()),
             ("bf16 products", bf16_products(cpu)),
+            ("quantized products", Quantized::instructions().to_owned()),
             ("--dtype auto", auto.to_owned()),
             ("memory", format!("{:.1} GB", gptkit_train::machine::memory() as f64 / 1e9)),
             ("built with", built_with()),

@@ -8,6 +8,8 @@ pub(crate) const JOBS: usize = 4;
 pub(crate) const PACKING_JOBS: usize = 1;
 /// What packing a column costs beside packing a row.
 pub(crate) const PACKING: f64 = 0.5;
+/// What a number of the result costs in the product itself, beside packing one at each depth.
+const PRODUCT: f64 = 0.05;
 /// What reading a packed column costs.
 pub(crate) const READING: f64 = 0.1;
 
@@ -21,11 +23,19 @@ pub(crate) fn blocks(
     right: f64,
     jobs: usize,
 ) -> Vec<(Range<usize>, Range<usize>)> {
-    let wanted = jobs * rayon::current_num_threads();
+    let threads = rayon::current_num_threads();
+    let wanted = jobs * threads;
     let (tall, wide) = (rows.div_ceil(unit.0), columns.div_ceil(unit.1));
-    // Rows are packed once for each block beside another, columns once for each block below another.
-    let cost = |&(down, across): &(usize, usize)| (rows * across) as f64 + right * (columns * down) as f64;
-    let choices = (tall.div_ceil(most.0).max(1)..=tall.min(wanted).max(tall.div_ceil(most.0)).max(1))
+    let number = |units: usize, parts: usize| units.div_ceil(units.div_ceil(parts).max(1));
+    // Rows are packed once for each block beside another, columns once for each block below another. At the end, threads
+    // without a block wait for the others.
+    let cost = |&(down, across): &(usize, usize)| {
+        let packing = (rows * across) as f64 + right * (columns * down) as f64;
+        let jobs = (number(tall, down) * number(wide, across)).max(1);
+        (packing + PRODUCT * (rows * columns) as f64) * jobs.next_multiple_of(threads) as f64 / jobs as f64
+    };
+    let least = tall.div_ceil(most.0).max(1);
+    let choices = (least..=tall.min(wanted.max(least + threads - 1)).max(least))
         .map(|down| (down, wanted.div_ceil(down).max(wide.div_ceil(most.1)).clamp(1, wide.max(1))));
     let (down, across) = choices.min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or((1, 1));
     let cut = |size: usize, units: usize, parts: usize, unit: usize| {

@@ -1,7 +1,7 @@
 //! Blocks of weights of few bits, in the types of llama.cpp's files (GGUF), and how they are placed in panels. (Source of the
 //! types: `ggml-common.h` and `ggml-quants.c` of llama.cpp.)
 
-use crate::cpu::bytes::{BLOCK, BlockKind, COLUMNS, MINIMA, OFFSET, SCALE, SCALE_OF_SIX};
+use crate::cpu::bytes::{BLOCK, BlockKind, ByteKernel, COLUMNS, MINIMA, OFFSET, SCALE, SCALE_OF_SIX};
 use candle_core::quantized::GgmlDType;
 use half::f16;
 use std::ops::Range;
@@ -32,6 +32,11 @@ impl Quantized {
     /// The type that stores weights of `dtype`, if products read them as they are.
     pub fn of_dtype(dtype: GgmlDType) -> Option<Self> {
         Self::ALL.into_iter().find(|quantized| quantized.dtype() == dtype)
+    }
+
+    /// Instructions that products with such weights run on.
+    pub fn instructions() -> &'static str {
+        ByteKernel::fastest().name()
     }
 
     pub(crate) fn dtype(self) -> GgmlDType {

@@ -2,7 +2,7 @@
 
 use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
-use crate::cpu::vectorized;
+use crate::cpu::{prefetch, vectorized};
 use crate::gguf_blocks::Quantized;
 use crate::matrix::Matrix;
 use crate::path::{Path, Precision, with_kernel};
@@ -216,21 +216,64 @@ pub(crate) fn pack_left_low<K: Kernel, T: Element>(
 ) -> usize {
     let size = depth.len().next_multiple_of(K::DEPTH) * K::ROWS;
     let panels: &mut [K::Left] = scratch.numbers(rows.len().div_ceil(height) * size);
-    for (first, panel) in rows.clone().step_by(height).zip(panels.chunks_exact_mut(size.max(1))) {
-        pack_left_panel::<K, T>(matrix, first..(first + height).min(rows.end), depth.clone(), panel);
+    for part in parts(matrix.is_transposed(), &depth) {
+        if matrix.is_transposed() {
+            prefetch_part(&part, &depth, |k| matrix.column_part(k, rows.clone()));
+        }
+        let place = place_of::<K>(&part, &depth, K::ROWS);
+        for (first, panel) in rows.clone().step_by(height).zip(panels.chunks_exact_mut(size.max(1))) {
+            let rows = first..(first + height).min(rows.end);
+            pack_left_panel::<K, T>(matrix, rows, part.clone(), &mut panel[place.clone()]);
+        }
     }
     size
 }
 
 /// Packs all columns of `matrix` into right panels at the beginning of `scratch`; their size.
 pub(crate) fn pack_right_all<K: Kernel, T: Element>(matrix: Matrix<T>, scratch: &mut ScratchBuffer) -> usize {
-    let (depth, columns) = (matrix.rows, matrix.columns);
-    let size = depth.next_multiple_of(K::DEPTH) * K::COLUMNS;
-    let panels: &mut [K::Right] = scratch.numbers(columns.div_ceil(K::COLUMNS) * size);
-    for (first, panel) in (0..columns).step_by(K::COLUMNS).zip(panels.chunks_exact_mut(size.max(1))) {
-        pack_right_panel::<K, T, K::Right>(matrix, 0..depth, first..(first + K::COLUMNS).min(columns), panel);
+    pack_right_columns::<K, T>(matrix, 0..matrix.rows, 0..matrix.columns, scratch)
+}
+
+/// The same of some columns, at some depth.
+pub(crate) fn pack_right_columns<K: Kernel, T: Element>(
+    matrix: Matrix<T>,
+    depth: Range<usize>,
+    columns: Range<usize>,
+    scratch: &mut ScratchBuffer,
+) -> usize {
+    let size = depth.len().next_multiple_of(K::DEPTH) * K::COLUMNS;
+    let panels: &mut [K::Right] = scratch.numbers(columns.len().div_ceil(K::COLUMNS) * size);
+    for part in parts(!matrix.is_transposed(), &depth) {
+        if !matrix.is_transposed() {
+            prefetch_part(&part, &depth, |k| matrix.row_part(k, columns.clone()));
+        }
+        let place = place_of::<K>(&part, &depth, K::COLUMNS);
+        for (first, panel) in columns.clone().step_by(K::COLUMNS).zip(panels.chunks_exact_mut(size.max(1))) {
+            let columns = first..(first + K::COLUMNS).min(columns.end);
+            pack_right_panel::<K, T, K::Right>(matrix, part.clone(), columns, &mut panel[place.clone()]);
+        }
     }
     size
+}
+
+/// Depth that all panels pack before any packs more, where the numbers of one depth lie side by side in memory: these are then
+/// read once, one after the other.
+const NEAR: usize = 32;
+
+/// The parts of `depth` that are packed one after the other, `side_by_side` or not.
+fn parts(side_by_side: bool, depth: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let (step, end) = (if side_by_side { NEAR } else { depth.len().max(1) }, depth.end);
+    depth.clone().step_by(step).map(move |first| first..(first + step).min(end))
+}
+
+/// Has the processor fetch the numbers of the part of `depth` that follows `part`.
+fn prefetch_part<'a, T: 'a>(part: &Range<usize>, depth: &Range<usize>, numbers: impl Fn(usize) -> &'a [T]) {
+    (part.end..(part.end + NEAR).min(depth.end)).for_each(|k| prefetch(numbers(k)));
+}
+
+/// Where `part` of `depth` lies in a panel of `wide` rows or columns.
+fn place_of<K: Kernel>(part: &Range<usize>, depth: &Range<usize>, wide: usize) -> Range<usize> {
+    (part.start - depth.start) * wide..(part.end - depth.start).next_multiple_of(K::DEPTH) * wide
 }
 
 #[cfg(test)]

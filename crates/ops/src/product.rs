@@ -9,7 +9,7 @@ use crate::cpu::element::{Element, bf16};
 use crate::cpu::kernel::Kernel;
 use crate::cpu::{Cpu, vectorized};
 use crate::matrix::Matrix;
-use crate::panels::{PanelNumbers, Panels, pack_all, pack_left_low, pack_left_rows, pack_right_panel};
+use crate::panels::{PanelNumbers, Panels, pack_all, pack_left_low, pack_left_rows, pack_right_columns};
 use crate::path::{Path, Precision, with_kernel};
 use crate::quantized::multiply_quantized;
 use crate::scratch::ScratchBuffer;
@@ -311,27 +311,27 @@ trait RightMatrix<K: Kernel>: Copy + Sync {
     /// What panels hold.
     type Number: Element;
 
-    /// Columns `columns` at depth `depth` as a panel, which is made in `scratch` if need be.
-    fn panel<'s>(
+    /// Columns `columns` at depth `depth` as panels, which are made in `scratch` if need be, and the numbers from the beginning
+    /// of one to that of the next.
+    fn panels<'s>(
         &'s self,
         depth: Range<usize>,
         columns: Range<usize>,
         scratch: &'s mut ScratchBuffer,
-    ) -> &'s [Self::Number];
+    ) -> (&'s [Self::Number], usize);
 }
 
 impl<K: Kernel, B: Element> RightMatrix<K> for Matrix<'_, B> {
     type Number = K::Right;
 
-    fn panel<'s>(
+    fn panels<'s>(
         &'s self,
         depth: Range<usize>,
         columns: Range<usize>,
         scratch: &'s mut ScratchBuffer,
-    ) -> &'s [K::Right] {
-        let panel = scratch.numbers::<K::Right>(depth.len().next_multiple_of(K::DEPTH) * K::COLUMNS);
-        pack_right_panel::<K, B, K::Right>(*self, depth, columns, panel);
-        panel
+    ) -> (&'s [K::Right], usize) {
+        let size = pack_right_columns::<K, B>(*self, depth, columns, scratch);
+        (scratch.last(), size)
     }
 }
 
@@ -345,9 +345,9 @@ struct PackedMatrix<'a, S> {
 impl<K: Kernel, S: Element> RightMatrix<K> for PackedMatrix<'_, S> {
     type Number = S;
 
-    fn panel<'s>(&'s self, depth: Range<usize>, columns: Range<usize>, _: &'s mut ScratchBuffer) -> &'s [S] {
-        let first = (columns.start / K::COLUMNS * self.depth.next_multiple_of(K::DEPTH) + depth.start) * K::COLUMNS;
-        &self.panels[first..][..depth.len().next_multiple_of(K::DEPTH) * K::COLUMNS]
+    fn panels<'s>(&'s self, depth: Range<usize>, columns: Range<usize>, _: &'s mut ScratchBuffer) -> (&'s [S], usize) {
+        let size = self.depth.next_multiple_of(K::DEPTH) * K::COLUMNS;
+        (&self.panels[columns.start / K::COLUMNS * size + depth.start * K::COLUMNS..], size)
     }
 }
 
@@ -379,9 +379,10 @@ fn sum_with<K: Kernel, A: Element, R: RightMatrix<K>>(
                     let sums = workspace.sums.numbers::<f32>(rows.len().next_multiple_of(K::ROWS) * stride);
                     for k in all.clone().step_by(K::CHUNK) {
                         let depth = k..(k + K::CHUNK).min(all.end);
-                        for column in group.clone().step_by(K::COLUMNS) {
-                            let columns = column..(column + K::COLUMNS).min(group.end);
-                            let right = b.panel(depth.clone(), columns, &mut workspace.right);
+                        let size_of_part = depth.len().next_multiple_of(K::DEPTH) * K::COLUMNS;
+                        let (right, apart) = b.panels(depth, group.clone(), &mut workspace.right);
+                        for (panel, column) in group.clone().step_by(K::COLUMNS).enumerate() {
+                            let right = &right[panel * apart..][..size_of_part];
                             let sums = (&mut sums[column - group.start..], stride);
                             let left = LeftPanels { numbers: left, size, height: K::ROWS };
                             let k = k - all.start;

@@ -148,6 +148,19 @@ impl ByteKernel {
         Self::Portable
     }
 
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "AVX2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Vnni => "AVX512-VNNI",
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Self::Tiles => "matrix tiles (AMX) for 16 rows or more, AVX512-VNNI for fewer",
+        }
+    }
+
     /// `rows` rows of inputs from row `row` on, times a panel's blocks, at most [`DEEP`]. Writes rows of 16 sums, `stride`
     /// apart, to `out`, or adds to what is there.
     #[inline]

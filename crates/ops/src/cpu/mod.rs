@@ -58,7 +58,7 @@ impl Level {
 pub struct Cpu {
     /// Of all loops.
     pub level: Level,
-    /// Whether bf16 products run on matrix tiles (Intel's AMX); if not, why.
+    /// Whether bf16 and quantized products run on matrix tiles (Intel's AMX); if not, why.
     pub tiles: Result<(), String>,
     /// Whether they run on dot products of pairs (AVX512-BF16), where there are no tiles.
     pub dots: bool,
