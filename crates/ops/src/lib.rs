@@ -76,6 +76,7 @@ mod past;
 mod past_head;
 mod path;
 mod product;
+mod quantize;
 mod quantized;
 mod scratch;
 mod self_attention;

@@ -9,9 +9,9 @@ use crate::cpu::element::Element;
 use crate::cpu::vectorized;
 use crate::gguf_blocks::Quantized;
 use crate::matrix::Matrix;
+use crate::quantize::quantize;
 use crate::zeroed::Zeroed;
-use candle_core::quantized::QTensor;
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Result, bail};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -47,20 +47,20 @@ impl QuantizedPanels {
     /// # Errors
     /// When the depth is no multiple of the type's blocks.
     pub(crate) fn quantize(matrix: Matrix<f32>, to: Quantized) -> Result<Self> {
-        let (depth, dtype) = (matrix.rows, to.dtype());
+        let depth = matrix.rows;
         Self::fill(to, depth, matrix.columns, |columns| {
-            let n = columns.len();
-            let mut numbers = vec![0.0f32; n * depth];
-            for (c, column) in columns.enumerate() {
-                let out = &mut numbers[c * depth..][..depth];
-                if matrix.is_transposed() {
+            let mut numbers = vec![0.0f32; columns.len() * depth];
+            if matrix.is_transposed() {
+                for (column, out) in columns.zip(numbers.chunks_exact_mut(depth.max(1))) {
                     out.copy_from_slice(matrix.column_part(column, 0..depth));
-                } else {
-                    out.iter_mut().enumerate().for_each(|(k, out)| *out = matrix.row_part(k, column..column + 1)[0]);
+                }
+            } else {
+                for k in 0..depth {
+                    let row = matrix.row_part(k, columns.clone());
+                    row.iter().enumerate().for_each(|(c, x)| numbers[c * depth + k] = *x);
                 }
             }
-            let rows = Tensor::from_vec(numbers, (n, depth), &Device::Cpu)?;
-            Ok(QTensor::quantize(&rows, dtype)?.data()?.into_owned())
+            quantize(to, &numbers)
         })
     }
 
@@ -246,6 +246,8 @@ fn multiply_with<A: Element>(
 mod tests {
     use super::*;
     use crate::check::draw;
+    use candle_core::quantized::QTensor;
+    use candle_core::{Device, Tensor};
     use std::sync::Mutex;
 
     fn kernels() -> Vec<ByteKernel> {
