@@ -1,5 +1,5 @@
 //! Weights rounded to blocks of few bits, to the byte as candle rounds them. The types that models are most often read in are
-//! rounded here, 16 blocks of 32 at a time, since candle takes as many times as long; the others by candle.
+//! rounded here, 16 blocks of 32 at a time, since candle rounds one number after the other; the other types by candle.
 
 use crate::cpu::vectorized;
 use crate::gguf_blocks::Quantized;

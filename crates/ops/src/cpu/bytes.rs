@@ -7,6 +7,8 @@
 //! higher bits: a byte has those of as many groups of four, each of the even and of the odd block, as have room there.
 //! Factors are the scales of the numbers, see [`BlockKind`].
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use crate::cpu::amx;
 use half::f16;
 use std::ops::Range;
 
@@ -183,15 +185,17 @@ impl ByteKernel {
         if !add {
             out.chunks_mut(stride).take(rows).for_each(|out| out[..COLUMNS].fill(0.0));
         }
-        let mut done = 0;
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        if self == Self::Tiles {
-            use super::amx::bytes;
-            done = rows / bytes::ROWS * bytes::ROWS;
-            // SAFETY: `fastest` chooses it where there are tiles, and tests where they are emulated; sizes are as asserted.
-            unsafe { bytes::multiply(left, (row, done), right, out.as_mut_ptr(), stride) }
-        }
-        for r in (done..rows).step_by(ROWS) {
+        let on_tiles = match self {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Self::Tiles if rows >= amx::bytes::ROWS => {
+                let whole = rows - rows % amx::bytes::ROWS;
+                // SAFETY: `fastest` chooses it where there are tiles, and tests where they are emulated; sizes are as asserted.
+                unsafe { amx::bytes::multiply(left, (row, whole), right, out.as_mut_ptr(), stride) }
+                whole
+            }
+            _ => 0,
+        };
+        for r in (on_tiles..rows).step_by(ROWS) {
             self.tile(left, (row + r, ROWS.min(rows - r)), right, (&mut out[r * stride..], stride));
         }
     }
