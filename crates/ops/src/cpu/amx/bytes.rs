@@ -16,19 +16,19 @@ use std::cell::RefCell;
 pub(crate) const ROWS: usize = 16;
 
 /// Sums of the tiles of two blocks: at most two of each.
-type Dots = [[[i32; COLUMNS]; ROWS]; 4];
+type PairDots = [[[i32; COLUMNS]; ROWS]; 4];
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> =
-        const { RefCell::new(Scratch { numbers: [0; DEEP * BLOCK * COLUMNS], dots: [[[[0; COLUMNS]; ROWS]; 4]; 2] }) };
+    static SCRATCH: RefCell<TileScratch> =
+        const { RefCell::new(TileScratch { numbers: [0; DEEP * BLOCK * COLUMNS], dots: [[[[0; COLUMNS]; ROWS]; 4]; 2] }) };
 }
 
 #[repr(C, align(64))]
-struct Scratch {
+struct TileScratch {
     /// A panel's blocks, in the order of numbers of 8 bits.
     numbers: [i8; DEEP * BLOCK * COLUMNS],
     /// Of the pair of blocks that is scaled, and of the next one.
-    dots: [Dots; 2],
+    dots: [PairDots; 2],
 }
 
 /// Adds the products of `rows` rows, a multiple of 16, from row `row` on, and of a panel's blocks to the sums in `out`, whose
@@ -46,7 +46,7 @@ pub(in crate::cpu) unsafe fn multiply(
 ) {
     let depth = if right.kind == BlockKind::Six { HALF } else { BLOCK };
     configure(depth);
-    SCRATCH.with_borrow_mut(|Scratch { numbers, dots }| {
+    SCRATCH.with_borrow_mut(|TileScratch { numbers, dots }| {
         // SAFETY: as the caller promises; tiles are configured for this depth.
         unsafe {
             unpack(right, numbers);
@@ -107,7 +107,7 @@ unsafe fn tile<const DEPTH: usize>(
     row: usize,
     right: PanelBlocks,
     numbers: &[i8],
-    dots: &mut [Dots; 2],
+    dots: &mut [PairDots; 2],
     out: *mut f32,
     stride: usize,
 ) {
@@ -117,7 +117,7 @@ unsafe fn tile<const DEPTH: usize>(
     unsafe {
         let first = row * left.blocks + right.first;
         let x = left.numbers.as_ptr().add(first * BLOCK);
-        let multiply = |pair: usize, dots: &mut Dots| {
+        let multiply = |pair: usize, dots: &mut PairDots| {
             let n = parts * 2.min(right.blocks - 2 * pair);
             for (part, dots) in dots[..n].iter_mut().enumerate() {
                 let k = 2 * pair * BLOCK + part * DEPTH;
