@@ -8,7 +8,7 @@ pub(crate) const JOBS: usize = 4;
 pub(crate) const PACKING_JOBS: usize = 1;
 /// What packing a column costs beside packing a row.
 pub(crate) const PACKING: f64 = 0.5;
-/// What a number of the result costs in the product itself, beside packing one at each depth.
+/// The cost of one multiplication and addition, where packing a number of a row costs 1.
 const PRODUCT: f64 = 0.05;
 /// What reading a packed column costs.
 pub(crate) const READING: f64 = 0.1;

@@ -217,9 +217,7 @@ pub(crate) fn pack_left_low<K: Kernel, T: Element>(
     let size = depth.len().next_multiple_of(K::DEPTH) * K::ROWS;
     let panels: &mut [K::Left] = scratch.numbers(rows.len().div_ceil(height) * size);
     for part in parts(matrix.is_transposed(), &depth) {
-        if matrix.is_transposed() {
-            prefetch_part(&part, &depth, |k| matrix.column_part(k, rows.clone()));
-        }
+        prefetch_after(&part, &depth, |k| matrix.column_part(k, rows.clone()));
         let place = place_of::<K>(&part, &depth, K::ROWS);
         for (first, panel) in rows.clone().step_by(height).zip(panels.chunks_exact_mut(size.max(1))) {
             let rows = first..(first + height).min(rows.end);
@@ -244,9 +242,7 @@ pub(crate) fn pack_right_columns<K: Kernel, T: Element>(
     let size = depth.len().next_multiple_of(K::DEPTH) * K::COLUMNS;
     let panels: &mut [K::Right] = scratch.numbers(columns.len().div_ceil(K::COLUMNS) * size);
     for part in parts(!matrix.is_transposed(), &depth) {
-        if !matrix.is_transposed() {
-            prefetch_part(&part, &depth, |k| matrix.row_part(k, columns.clone()));
-        }
+        prefetch_after(&part, &depth, |k| matrix.row_part(k, columns.clone()));
         let place = place_of::<K>(&part, &depth, K::COLUMNS);
         for (first, panel) in columns.clone().step_by(K::COLUMNS).zip(panels.chunks_exact_mut(size.max(1))) {
             let columns = first..(first + K::COLUMNS).min(columns.end);
@@ -266,8 +262,8 @@ fn parts(side_by_side: bool, depth: &Range<usize>) -> impl Iterator<Item = Range
     depth.clone().step_by(step).map(move |first| first..(first + step).min(end))
 }
 
-/// Has the processor fetch the numbers of the part of `depth` that follows `part`.
-fn prefetch_part<'a, T: 'a>(part: &Range<usize>, depth: &Range<usize>, numbers: impl Fn(usize) -> &'a [T]) {
+/// Has the processor fetch the numbers of the part of `depth` that follows `part`, if any does.
+fn prefetch_after<'a, T: 'a>(part: &Range<usize>, depth: &Range<usize>, numbers: impl Fn(usize) -> &'a [T]) {
     (part.end..(part.end + NEAR).min(depth.end)).for_each(|k| prefetch(numbers(k)));
 }
 

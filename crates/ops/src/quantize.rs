@@ -1,14 +1,13 @@
 //! Weights rounded to blocks of few bits, to the byte as candle rounds them. The types that models are most often read in are
 //! rounded here, 16 blocks of 32 at a time, since candle rounds one number after the other; the other types by candle.
 
+use crate::cpu::bytes::BLOCK;
 use crate::cpu::vectorized;
 use crate::gguf_blocks::Quantized;
 use candle_core::quantized::QTensor;
 use candle_core::{Device, Result, Tensor};
 use half::f16;
 
-/// Numbers that have a scale.
-const BLOCK: usize = 32;
 /// Numbers of a block of eight scales and eight minima.
 const LARGE: usize = 8 * BLOCK;
 /// Blocks that are rounded at a time: those of two large ones.
@@ -73,10 +72,10 @@ vectorized! {
             largest.iter_mut().zip(x).for_each(|(largest, x)| *largest = largest.max(*x));
         }
         let mut is_done: [bool; LANES] = std::array::from_fn(|lane| least[lane] == largest[lane]);
-        let mut minima = least.map(|least| least.min(0.0));
+        let mut minima: [f32; LANES] =
+            std::array::from_fn(|lane| if is_done[lane] { 0.0 } else { least[lane].min(0.0) });
         let mut inverses: [f32; LANES] = std::array::from_fn(|lane| most / (largest[lane] - minima[lane]));
         let mut scales = [0.0; LANES];
-        minima.iter_mut().zip(is_done).for_each(|(minimum, is_done)| *minimum = if is_done { 0.0 } else { *minimum });
         let mut rounded = [[0.0f32; LANES]; BLOCK];
         for _ in 0..5 {
             let (mut products, mut squares, mut changes) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);

@@ -150,7 +150,7 @@ impl ByteKernel {
         Self::Portable
     }
 
-    /// What it is called.
+    /// The name that `gptkit info` prints.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",

@@ -38,16 +38,15 @@ pub(crate) unsafe fn pack_left<const ROWS: usize, T: Element>(
 ) {
     for (first, block) in depth.clone().step_by(32).zip(panel.chunks_exact_mut(ROWS * 32)) {
         let part = first..(first + 32).min(depth.end);
-        let after = part.end..(part.end + 32).min(depth.end);
         let block = block.as_chunks_mut::<32>().0;
         if !matrix.is_transposed() {
+            let after = part.end..(part.end + 32).min(depth.end);
             for (row, out) in rows.clone().zip(block) {
                 prefetch(matrix.row_part(row, after.clone()));
                 store(round(matrix.row_part(row, part.clone())), out);
             }
             continue;
         }
-        after.for_each(|k| prefetch(matrix.column_part(k, rows.clone())));
         for (first, out) in rows.clone().step_by(16).zip(block.chunks_mut(16)) {
             let rows = first..(first + 16).min(rows.end);
             let turned = transpose(pairs(part.clone(), |k| matrix.column_part(k, rows.clone())));

@@ -27,7 +27,7 @@ thread_local! {
 struct TileScratch {
     /// A panel's blocks, in the order of numbers of 8 bits.
     numbers: [i8; DEEP * BLOCK * COLUMNS],
-    /// Of the pair of blocks that is scaled, and of the next one.
+    /// The sums of the pair of blocks that is being scaled, and the sums of the next pair.
     dots: [PairDots; 2],
 }
 

@@ -18,7 +18,7 @@ thread_local! {
         const { RefCell::new(Tiles { row_bytes: [0; 8], rows: [0; 8], numbers: [[[0; ROW]; ROWS]; 8] }) };
 }
 
-/// What a thread's tiles hold.
+/// The configuration and the contents of a thread's tiles.
 struct Tiles {
     row_bytes: [usize; 8],
     rows: [usize; 8],
